@@ -1,0 +1,223 @@
+package database
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"atc/fs/errors"
+	"atc/fs/journal"
+)
+
+// This file defines the moments at which commits are taken into the spool. Each
+// names the fact about SQLite that makes the moment safe. capturewal.go,
+// capturerollback.go and capturecompare.go define the three ways of taking.
+
+// WALSync captures inside a sync of the "-wal", before it returns. A checkpoint
+// in synchronous=NORMAL or FULL syncs the log before it copies anything into
+// the database, and a log restarts only after a checkpoint has copied every
+// frame: so no frame that was taken here can be lost to a restart.
+func (db *DB) WALSync() error {
+	db.capture.Lock()
+	defer db.capture.Unlock()
+	if err := db.captureWAL(); err != nil {
+		return db.captureError("sync of the log", err)
+	}
+	db.wal.synced = db.wal.frame
+	return nil
+}
+
+// WALEnd captures before a "-wal" is truncated or removed. Whoever does that has
+// the log to itself.
+func (db *DB) WALEnd() error {
+	return db.WALSync()
+}
+
+// JournalEnd captures before a rollback journal is removed, truncated or zeroed:
+// that is SQLite's commit point, and the writer holds its exclusive lock, so
+// that the file stands still. A rollback ends its journal in the same way and
+// leaves pages as they were, which is harmless.
+func (db *DB) JournalEnd() error {
+	db.capture.Lock()
+	defer db.capture.Unlock()
+	if err := db.captureRollback(); err != nil {
+		return db.captureError("end of the journal", err)
+	}
+	return nil
+}
+
+// Sync captures inside a sync of the database itself where no journal is in
+// force: with journal_mode OFF or MEMORY it is the last thing of a commit. In
+// WAL mode it ends a checkpoint and has nothing to take.
+func (db *DB) Sync() error {
+	if db.walMode.Load() || db.direct.Load() || db.journalActive() {
+		return nil
+	}
+	return db.captureDirty("sync of the database")
+}
+
+// Idle captures when the last handle on the database and its sidecars was
+// closed: nobody can be in the middle of anything, unless a journal was left
+// for SQLite to roll back.
+func (db *DB) Idle() error {
+	db.capture.Lock()
+	defer db.capture.Unlock()
+	err := db.captureWAL()
+	db.wal.synced = db.wal.frame
+	if err == nil && !db.journalActive() && (db.compare != "" || db.hasDirty()) {
+		err = db.captureRollback()
+	}
+	if err != nil {
+		return db.captureError("close", err)
+	}
+	return nil
+}
+
+// Tick captures what was committed to the log since the last time. It is called
+// once per ship interval while the database is in use.
+func (db *DB) Tick() error {
+	db.capture.Lock()
+	defer db.capture.Unlock()
+	if err := db.captureWAL(); err != nil {
+		return db.captureError("tick", err)
+	}
+	return nil
+}
+
+// firstCapture is why a database that the bucket does not know is compared with
+// it: transaction 1 holds every page.
+const firstCapture = "first capture"
+
+func (db *DB) captureDirty(when string) error {
+	db.capture.Lock()
+	defer db.capture.Unlock()
+	if !db.hasDirty() {
+		return nil
+	}
+	if err := db.captureRollback(); err != nil {
+		return db.captureError(when, err)
+	}
+	return nil
+}
+
+func (db *DB) captureError(when string, err error) error {
+	db.stats.captureFailures.Add(1)
+	return errors.E("capture at "+when, db.opts.Name, errors.Other, err)
+}
+
+func (db *DB) hasDirty() bool {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	return len(db.dirty) > 0
+}
+
+// takeDirty returns the pages written since the last capture and forgets them.
+func (db *DB) takeDirty() map[uint32]struct{} {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	taken := db.dirty
+	db.dirty = make(map[uint32]struct{})
+	return taken
+}
+
+// captureRollback takes the pages that were written to the database. What was
+// written is known from the writes, not from the journal: a page that SQLite
+// takes from its free list is overwritten without having been journaled. It
+// compares the whole file instead where the writes were not seen: at the first
+// capture, after an unclean end, or when the kernel passed them through.
+func (db *DB) captureRollback() error {
+	h, ok := db.readHeader()
+	if !ok {
+		return nil // not a database yet, or emptied
+	}
+	switch {
+	case db.index.TXID() == 0 && db.spool.empty() && !db.hasInflight():
+		db.compare = firstCapture
+	case db.direct.Load() && db.compare == "":
+		db.compare = "written past us: journal mode changed while the log was passed through"
+	case h.PageSize != db.pageSize:
+		db.compare = "page size changed"
+	}
+	if db.compare != "" {
+		err := db.captureCompare()
+		if errors.Retryable(err) {
+			return nil // the bucket is away: the application goes on, and db.compare stands
+		}
+		return err
+	}
+	dirty := db.takeDirty()
+	if err := db.spoolFilePages(dirty, h.PageSize); err != nil {
+		db.mu.Lock()
+		for page := range dirty {
+			db.dirty[page] = struct{}{}
+		}
+		db.mu.Unlock()
+		return err
+	}
+	return nil
+}
+
+// spoolFilePages takes the given pages from the local file into the spool, as
+// one commit of the file's present size.
+func (db *DB) spoolFilePages(pages map[uint32]struct{}, pageSize int) error {
+	if len(pages) == 0 {
+		return nil
+	}
+	size, err := db.filePages(pageSize)
+	if err != nil {
+		return err
+	}
+	taken := make(map[uint32]int64, len(pages))
+	data := make([]byte, pageSize)
+	lock := journal.LockPage(pageSize)
+	for page := range pages {
+		if page > size || page == lock {
+			continue
+		}
+		if err := db.readLocal(page, data); err != nil {
+			return err
+		}
+		if taken[page], err = db.spool.write(data); err != nil {
+			return err
+		}
+	}
+	db.commitSpool(taken, size)
+	return nil
+}
+
+// readLocal reads a page of the local file; what lies behind its end is zero.
+func (db *DB) readLocal(page uint32, data []byte) error {
+	n, err := db.file.ReadAt(data, int64(page-1)*int64(len(data)))
+	if err != nil && err != io.EOF {
+		return fmt.Errorf("read page %d: %w", page, err)
+	}
+	clear(data[n:])
+	return nil
+}
+
+// filePages is the local file's size in pages.
+func (db *DB) filePages(pageSize int) (uint32, error) {
+	info, err := db.file.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("size of the local file: %w", err)
+	}
+	return uint32((info.Size() + int64(pageSize) - 1) / int64(pageSize)), nil
+}
+
+func (db *DB) commitSpool(pages map[uint32]int64, size uint32) {
+	if db.spool.empty() {
+		db.stats.pendingSince.Store(db.opts.Now().UnixNano())
+	}
+	db.spool.commit(pages, size)
+	db.stats.pendingPages.Store(int64(len(db.spool.at)))
+	db.stats.pendingBytes.Store(int64(len(db.spool.at)) * int64(db.pageSize))
+}
+
+// openSidecar opens a sidecar for reading; nil if there is none.
+func (db *DB) openSidecar(role journal.Sidecar) (*os.File, error) {
+	f, err := os.Open(db.sidecar(role))
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	return f, err
+}

@@ -1,0 +1,337 @@
+package database
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"atc/fs/errors"
+	"atc/fs/history"
+	"atc/fs/journal"
+)
+
+// Options say which database is opened and from what. They are not changed
+// after Open.
+type Options struct {
+	Name   string       // "acme/main.sqlite3", for messages
+	Path   string       // of the local file, which exists; its sidecars lie beside it
+	Dir    string       // folder of its own for local state, which exists
+	Log    *history.Log // the database's past in the bucket
+	At     history.TXID // where an index in the bucket is known to stand; 0 to look
+	Epoch  uint64       // of the ownership, noted in what is shipped
+	New    bool         // there is nothing of it in the bucket, not even to look for
+	Keep   bool         // the local file is of this database, at At or with more commits
+	Clean  bool         // with Keep: it is exactly the state at At
+	Now    func() time.Time
+	Logger *slog.Logger
+	// SharedIndex says that the "-shm" beside Path is what the application has
+	// mapped, so that the index in it can be believed.
+	SharedIndex bool
+	// FaultTimeout bounds how long a read waits for missing pages; 30 s by
+	// default.
+	FaultTimeout time.Duration
+}
+
+// DB is one open database. Its methods may be called concurrently, save Close.
+type DB struct {
+	opts  Options
+	file  *os.File
+	index *history.Index
+
+	// mu protects the local file's pages against a fault that arrives while the
+	// application writes the same page, and what is known of them.
+	mu       sync.RWMutex
+	path     string
+	present  *presence
+	pageSize int                 // 0 until the file has a header
+	dirty    map[uint32]struct{} // pages written since the last capture, outside of checkpoints
+	fetching map[uint32]chan struct{}
+	ahead    readahead
+
+	complete atomic.Bool     // no page is missing
+	walMode  atomic.Bool     // the file's header says so
+	direct   atomic.Bool     // the kernel writes the file without us
+	users    [4]atomic.Int32 // open handles by journal.Sidecar; None is the database itself
+
+	// capture protects the spool and what of the journals is in it.
+	capture sync.Mutex
+	spool   *spool
+	wal     walPosition
+	compare string // why the whole file must be compared, if it must
+
+	shipping sync.Mutex // one shipment at a time, in order
+	inflight *shipment  // protected by shipping
+
+	background context.Context // ends with Close
+	stop       context.CancelFunc
+	work       sync.WaitGroup
+
+	stats counters
+}
+
+// Open opens a database. Unless opts.Keep, whatever the local file holds is
+// forgotten. What it finds in the local file and not in the bucket is captured
+// before it returns.
+func Open(ctx context.Context, opts Options) (_ *DB, err error) {
+	if opts.FaultTimeout == 0 {
+		opts.FaultTimeout = 30 * time.Second
+	}
+	db := &DB{
+		opts: opts, path: opts.Path,
+		dirty:    make(map[uint32]struct{}),
+		fetching: make(map[uint32]chan struct{}),
+	}
+	defer func() {
+		if err != nil {
+			db.stop()
+			db.closeFiles()
+			err = errors.E("open database", opts.Name, errors.Other, err)
+		}
+	}()
+	db.background, db.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if opts.New {
+		db.index = history.NewIndex()
+	} else if db.index, err = opts.Log.Load(ctx, opts.At); err != nil {
+		return nil, err
+	}
+	if db.file, err = os.OpenFile(opts.Path, os.O_RDWR, 0); err != nil {
+		return nil, err
+	}
+	pageSize, pages := db.index.Size()
+	if db.present, err = openPresence(filepath.Join(opts.Dir, "present"), pages); err != nil {
+		return nil, err
+	}
+	if !opts.Keep {
+		if err := db.startCold(pageSize, pages); err != nil {
+			return nil, err
+		}
+	}
+	if db.spool, err = newSpool(opts.Dir, pages); err != nil {
+		return nil, err
+	}
+	db.pageSize = pageSize
+	db.noteComplete()
+	if opts.Keep {
+		err = db.resume()
+	} else if pages > 0 {
+		err = db.learnMode(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+// startCold makes the local file a hole of the database's size.
+func (db *DB) startCold(pageSize int, pages uint32) error {
+	for _, role := range []journal.Sidecar{journal.WAL, journal.SHM, journal.Rollback} {
+		if err := os.Remove(db.path + role.Suffix()); err != nil && !os.IsNotExist(err) {
+			return fmt.Errorf("remove stale sidecar: %w", err)
+		}
+	}
+	if err := db.file.Truncate(0); err != nil {
+		return fmt.Errorf("empty the local file: %w", err)
+	}
+	if err := db.present.reset(pages); err != nil {
+		return err
+	}
+	if err := db.file.Truncate(int64(pageSize) * int64(pages)); err != nil {
+		return fmt.Errorf("size the local file: %w", err)
+	}
+	return nil
+}
+
+// resume takes up a local file that was kept. Unless it was left cleanly it may
+// hold commits that the bucket has not.
+func (db *DB) resume() error {
+	db.readHeader()
+	if db.opts.Clean {
+		return nil
+	}
+	db.compare = "the last run did not end cleanly"
+	if db.journalActive() {
+		return nil // SQLite will roll back first; the end of that journal captures
+	}
+	db.capture.Lock()
+	defer db.capture.Unlock()
+	return db.captureCompare()
+}
+
+// learnMode reads the header, so that the journal mode is known before the
+// first handle is opened.
+func (db *DB) learnMode(ctx context.Context) error {
+	if err := db.Ensure(ctx, 0, journal.HeaderSize); err != nil {
+		return err
+	}
+	db.readHeader()
+	return nil
+}
+
+// readHeader takes page size and journal mode from the local file.
+func (db *DB) readHeader() (journal.Header, bool) {
+	var b [journal.HeaderSize]byte
+	if _, err := db.file.ReadAt(b[:], 0); err != nil {
+		return journal.Header{}, false
+	}
+	h, ok := journal.ParseHeader(b[:])
+	if ok {
+		db.walMode.Store(h.WAL)
+		db.mu.Lock()
+		if db.pageSize == 0 {
+			db.pageSize = h.PageSize
+		}
+		db.mu.Unlock()
+	}
+	return h, ok
+}
+
+// noteComplete remembers that no page is missing, once it is so.
+func (db *DB) noteComplete() {
+	if db.present.missing == 0 {
+		db.complete.Store(true)
+	}
+}
+
+// Complete reports whether every page is in the local file.
+func (db *DB) Complete() bool { return db.complete.Load() }
+
+// WALMode reports whether the database's header says WAL.
+func (db *DB) WALMode() bool { return db.walMode.Load() }
+
+// SetDirect says whether the kernel passes reads and writes of the database
+// through to the local file, so that ReadAt and WriteAt are not called.
+func (db *DB) SetDirect(on bool) { db.direct.Store(on) }
+
+// Opened and Released count the handles on the database (journal.None) and its
+// sidecars. Released returns how many of any role are left.
+func (db *DB) Opened(role journal.Sidecar) { db.users[role].Add(1) }
+
+// Released is the counterpart of Opened.
+func (db *DB) Released(role journal.Sidecar) int {
+	db.users[role].Add(-1)
+	return db.Users()
+}
+
+// Users is how many handles are open on the database and its sidecars.
+func (db *DB) Users() int {
+	n := int32(0)
+	for i := range db.users {
+		n += db.users[i].Load()
+	}
+	return int(n)
+}
+
+// Renamed tells the database where its local file lies now.
+func (db *DB) Renamed(path string) {
+	db.mu.Lock()
+	db.path = path
+	db.mu.Unlock()
+}
+
+func (db *DB) sidecar(role journal.Sidecar) string {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	return db.path + role.Suffix()
+}
+
+// journalActive reports whether a rollback journal is in force, so that the
+// file is in the middle of a transaction.
+func (db *DB) journalActive() bool {
+	f, err := os.Open(db.sidecar(journal.Rollback))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	b := make([]byte, journal.RollbackHeaderSize)
+	_, err = f.ReadAt(b, 0)
+	return err == nil && journal.RollbackActive(b)
+}
+
+// Position is the last transaction that the bucket is known to hold, and the
+// database's size there.
+func (db *DB) Position() (txid history.TXID, pageSize int, pages uint32) {
+	pageSize, pages = db.index.Size()
+	return db.index.TXID(), pageSize, pages
+}
+
+// Close captures and ships what is left, leaves an index for the next opening
+// in the bucket, and closes the local files. When it cannot ship, it says so
+// and the local file remains the only copy.
+func (db *DB) Close(ctx context.Context) error {
+	db.stop()
+	db.work.Wait()
+	err := db.Idle()
+	if err == nil {
+		err = db.Flush(ctx)
+	}
+	if err == nil {
+		err = db.saveIndex(ctx)
+	}
+	if syncErr := db.syncLocal(); err == nil {
+		err = syncErr
+	}
+	if closeErr := db.closeFiles(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return errors.E("close database", db.opts.Name, errors.Other, err)
+	}
+	return nil
+}
+
+// Abandon closes a database that was removed, without shipping what is left.
+func (db *DB) Abandon() error {
+	db.stop()
+	db.work.Wait()
+	return db.closeFiles()
+}
+
+// saveIndex writes the page index, unless the bucket has it already.
+func (db *DB) saveIndex(ctx context.Context) error {
+	at, before := db.index.TXID(), db.index.Saved()
+	if at == before {
+		return nil
+	}
+	if _, err := db.opts.Log.SaveIndex(ctx, db.index); err != nil {
+		return err
+	}
+	if before != 0 {
+		return db.opts.Log.DropIndex(ctx, before)
+	}
+	return nil
+}
+
+// syncLocal makes the local file survive a loss of power, so that the next run
+// may trust it.
+func (db *DB) syncLocal() error {
+	if err := db.file.Sync(); err != nil {
+		return fmt.Errorf("sync local file: %w", err)
+	}
+	if err := db.present.file.Sync(); err != nil {
+		return fmt.Errorf("sync presence map: %w", err)
+	}
+	return nil
+}
+
+func (db *DB) closeFiles() error {
+	var err error
+	if db.file != nil {
+		err = db.file.Close()
+	}
+	if db.present != nil {
+		if e := db.present.close(); err == nil {
+			err = e
+		}
+	}
+	if db.spool != nil {
+		if e := db.spool.close(); err == nil {
+			err = e
+		}
+	}
+	return err
+}

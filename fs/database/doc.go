@@ -1,0 +1,19 @@
+// Package database is one open database on this machine: its local file, of
+// which pages may still be missing, and the way of its commits to the bucket.
+//
+// Reading: [DB.ReadAt] and [DB.Ensure] fetch missing pages (fault.go) through
+// the page index of fs/history and note them as present (presence.go).
+//
+// Writing: the application writes its files directly. Commits are taken out of
+// what it wrote at the moments that SQLite's own protocol guarantees to be
+// safe ([DB.WALSync], [DB.JournalEnd], [DB.Idle], [DB.Tick]), collected in a
+// spool, and shipped in order by [DB.Ship].
+//
+// The package knows nothing of FUSE: whoever serves the files calls it at the
+// named moments. Of the database's sidecars it reads "-wal", "-shm" and
+// "-journal" beside the local file and never writes them.
+//
+// Limitations: a database in journal_mode OFF or MEMORY with synchronous=OFF is
+// captured when its last user closes it, and so is a WAL that restarted without
+// a sync; [Stat.Degraded] says so. The spool is not bounded yet.
+package database

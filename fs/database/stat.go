@@ -1,0 +1,117 @@
+package database
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"atc/fs/history"
+)
+
+// This file defines what a database tells about itself.
+
+// counters are what is counted while a database is open. Each field is
+// consistent by itself only.
+type counters struct {
+	faults, fetchedPages, fetchedBytes, corrupt atomic.Int64
+	captureFailures, shipFailures               atomic.Int64
+	pendingPages, pendingBytes                  atomic.Int64
+	pendingSince                                atomic.Int64 // nanoseconds of Unix time of the oldest page in the spool
+	inflight                                    atomic.Bool
+	shippedAt                                   atomic.Int64 // nanoseconds of Unix time
+	shippedPages, shippedFiles                  atomic.Int64
+
+	mu        sync.Mutex // protects latencies
+	latencies []time.Duration
+}
+
+// latencySamples is of how many of the newest faults the latencies are known.
+const latencySamples = 512
+
+func (c *counters) faulted(d time.Duration) {
+	n := c.faults.Add(1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.latencies) < latencySamples {
+		c.latencies = append(c.latencies, d)
+		return
+	}
+	c.latencies[int(n)%latencySamples] = d
+}
+
+func (c *counters) shipped(s *shipment, now time.Time) {
+	c.shippedAt.Store(now.UnixNano())
+	c.shippedFiles.Add(1)
+	c.shippedPages.Add(int64(s.pages))
+}
+
+// percentiles returns the median and the 99th percentile of fault latencies.
+func (c *counters) percentiles() (p50, p99 time.Duration) {
+	c.mu.Lock()
+	sorted := slices.Clone(c.latencies)
+	c.mu.Unlock()
+	if len(sorted) == 0 {
+		return 0, 0
+	}
+	slices.Sort(sorted)
+	return sorted[len(sorted)/2], sorted[len(sorted)*99/100]
+}
+
+// Stat is a database at one moment.
+type Stat struct {
+	TXID         history.TXID // last transaction that the bucket confirmed
+	PageSize     int          // bytes
+	Pages        uint32       // size of the local database
+	Present      uint32       // of these, pages in the local file
+	WAL, Direct  bool         // journal mode; whether the kernel passes the file through
+	Users        int          // open handles, sidecars included
+	ShippedAt    time.Time    // of the last shipment in this run; zero if none
+	PendingPages int64        // captured and not confirmed
+	PendingBytes int64
+	PendingSince time.Time // zero if nothing is pending
+	InFlight     bool      // a file is on its way, or its outcome is unknown
+	Faults       int64     // reads that had to wait for the bucket
+	FaultP50     time.Duration
+	FaultP99     time.Duration
+	FetchedPages int64
+	FetchedBytes int64
+	CorruptPages int64 // fetched and refused
+	ShipFailures int64
+	Degraded     []string // why commits may be exposed for longer than the ship interval
+}
+
+// Stat tells how the database stands.
+func (db *DB) Stat() Stat {
+	s := Stat{
+		TXID: db.index.TXID(), WAL: db.walMode.Load(), Direct: db.direct.Load(), Users: db.Users(),
+		PendingPages: db.stats.pendingPages.Load(), PendingBytes: db.stats.pendingBytes.Load(),
+		InFlight: db.stats.inflight.Load(),
+		Faults:   db.stats.faults.Load(), FetchedPages: db.stats.fetchedPages.Load(),
+		FetchedBytes: db.stats.fetchedBytes.Load(), CorruptPages: db.stats.corrupt.Load(),
+		ShipFailures: db.stats.shipFailures.Load(),
+	}
+	s.FaultP50, s.FaultP99 = db.stats.percentiles()
+	if at := db.stats.shippedAt.Load(); at != 0 {
+		s.ShippedAt = time.Unix(0, at)
+	}
+	if s.PendingPages > 0 {
+		s.PendingSince = time.Unix(0, db.stats.pendingSince.Load())
+	}
+	db.mu.RLock()
+	s.PageSize = db.pageSize
+	missing := db.present.missing
+	db.mu.RUnlock()
+	if s.PageSize > 0 {
+		if pages, err := db.filePages(s.PageSize); err == nil {
+			s.Pages = pages
+		}
+	}
+	s.Present = s.Pages - min(missing, s.Pages)
+	db.capture.Lock()
+	if db.compare != "" {
+		s.Degraded = append(s.Degraded, db.compare)
+	}
+	db.capture.Unlock()
+	return s
+}

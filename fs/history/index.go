@@ -1,0 +1,140 @@
+package history
+
+import (
+	"context"
+	"fmt"
+	"sync"
+)
+
+// This file defines the page index of a database as it is used in memory: the
+// entries of an index object, fetched block by block when they are asked for,
+// and over them what later commits changed.
+
+// FileRef names one LTX file of a database.
+type FileRef struct {
+	Level    int
+	Min, Max TXID
+}
+
+// Entry says where a page is: in which file, and at which place in it.
+type Entry struct {
+	File FileRef
+	Place
+}
+
+// Index maps the pages of a database at one TXID to their places in the
+// bucket. Its methods may be called concurrently.
+type Index struct {
+	mu       sync.Mutex // protects everything below, and lets one fetch of a block serve all who wait for it
+	pageSize int
+	pages    uint32
+	txid     TXID
+	saved    TXID
+	files    []FileRef
+	overlay  map[uint32]slot // what changed since base
+	base     *indexObject    // nil for none
+	// baseLimit is the last page that base still speaks for.
+	baseLimit uint32
+}
+
+// slot is an entry with its file as a number in Index.files.
+type slot struct {
+	file uint32
+	Place
+}
+
+// NewIndex returns the index of a database without any commit.
+func NewIndex() *Index { return &Index{overlay: make(map[uint32]slot)} }
+
+// TXID is the last commit that the index covers; 0 for none.
+func (x *Index) TXID() TXID {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.txid
+}
+
+// Size returns the page size in bytes and the database's size in pages.
+func (x *Index) Size() (pageSize int, pages uint32) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.pageSize, x.pages
+}
+
+// Saved is the TXID of the index object that x began with; 0 for none.
+func (x *Index) Saved() TXID {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.saved
+}
+
+// Apply adds a commit that stands in the bucket as file ref.
+func (x *Index) Apply(ref FileRef, c Commit, places map[uint32]Place) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if ref.Min != x.txid+1 {
+		return fmt.Errorf("index at %s: commit %s-%s is not the next", x.txid, ref.Min, ref.Max)
+	}
+	if x.txid != 0 && c.PageSize != x.pageSize && uint32(len(places)) < c.Pages-1 {
+		return fmt.Errorf("index at %s: commit %s changes the page size from %d to %d without all pages",
+			x.txid, ref.Max, x.pageSize, c.PageSize)
+	}
+	if c.PageSize != x.pageSize { // nothing of the old size remains
+		x.base, x.overlay, x.files = nil, make(map[uint32]slot), nil
+	}
+	if c.Pages < x.pages {
+		// Pages that a later commit adds again come with that commit: what base
+		// has of them is another page's content by then.
+		x.baseLimit = min(x.baseLimit, c.Pages)
+		for page := range x.overlay {
+			if page > c.Pages {
+				delete(x.overlay, page)
+			}
+		}
+	}
+	x.pageSize, x.pages, x.txid = c.PageSize, c.Pages, ref.Max
+	x.files = append(x.files, ref)
+	for page, place := range places {
+		x.overlay[page] = slot{uint32(len(x.files) - 1), place}
+	}
+	return nil
+}
+
+// Lookup finds a page. It reports false for a page that no file holds: one
+// behind the database's end, or the lock page. An index block that is not here
+// yet is fetched from the bucket first.
+func (x *Index) Lookup(ctx context.Context, page uint32) (Entry, bool, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s, ok, err := x.lookup(ctx, page)
+	if err != nil || !ok {
+		return Entry{}, false, err
+	}
+	return Entry{x.files[s.file], s.Place}, true, nil
+}
+
+// Hash returns the xxhash64 of a page as the bucket has it, under the same
+// conditions as Lookup.
+func (x *Index) Hash(ctx context.Context, page uint32) (uint64, bool, error) {
+	e, ok, err := x.Lookup(ctx, page)
+	return e.Hash, ok, err
+}
+
+func (x *Index) lookup(ctx context.Context, page uint32) (slot, bool, error) {
+	if page == 0 || page > x.pages {
+		return slot{}, false, nil
+	}
+	if s, ok := x.overlay[page]; ok {
+		return s, true, nil
+	}
+	if x.base == nil || page > x.baseLimit {
+		return slot{}, false, nil
+	}
+	s, err := x.base.lookup(ctx, page)
+	if err != nil {
+		return slot{}, false, err
+	}
+	if s.Length != 0 && int(s.file) >= len(x.files) {
+		return slot{}, false, x.base.corrupt(fmt.Errorf("page %d is in file %d of %d", page, s.file, len(x.files)))
+	}
+	return s, s.Length != 0, nil
+}

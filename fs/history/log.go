@@ -1,0 +1,220 @@
+package history
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/superfly/ltx"
+
+	"atc/fs/bucket"
+	"atc/fs/errors"
+)
+
+// This file defines the log: the LTX files of one database in the bucket, in
+// order. Appending is the fence between machines.
+
+// timestampKey is the metadata from which Litestream takes a file's time for
+// point-in-time restore: RFC 3339 with nanoseconds.
+const timestampKey = "litestream-timestamp"
+
+// Log is the history of one database below one folder. Its methods may be
+// called concurrently, but only one Append at a time makes sense.
+type Log struct {
+	bucket bucket.Bucket
+	folder string
+}
+
+// NewLog returns the log in folder, which needs not exist.
+func NewLog(b bucket.Bucket, folder string) *Log {
+	return &Log{bucket: b, folder: strings.TrimSuffix(folder, "/")}
+}
+
+func (l *Log) fileKey(ref FileRef) string {
+	return fmt.Sprintf("%s/%04x/%s", l.folder, ref.Level, ltx.FormatFilename(ref.Min, ref.Max))
+}
+
+func (l *Log) indexKey(txid TXID) string {
+	return fmt.Sprintf("%s/atc/%s.index", l.folder, txid)
+}
+
+// Append puts the LTX file of commit c. It fails with Fenced when the TXID is
+// taken by other bytes: somebody else writes this history now. That the same
+// bytes are there already means that an earlier answer was lost, and is success.
+// After an Unavailable the outcome is unknown: append the same bytes again.
+func (l *Log) Append(ctx context.Context, c Commit, file io.ReadSeeker) (FileRef, error) {
+	ref := FileRef{Level: 0, Min: c.TXID, Max: c.TXID}
+	key := l.fileKey(ref)
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return ref, fmt.Errorf("rewind LTX file %s: %w", c.TXID, err)
+	}
+	_, err := l.bucket.Put(ctx, key, file, bucket.PutOptions{
+		IfNoneMatch: true,
+		Meta:        map[string]string{timestampKey: c.Time.UTC().Format(time.RFC3339Nano)},
+	})
+	if !errors.Is(errors.Condition, err) {
+		return ref, err
+	}
+	same, err := l.holds(ctx, key, file)
+	if err != nil {
+		return ref, errors.E("ship", key, errors.Other, fmt.Errorf("comparing what is there: %w", err))
+	}
+	if !same {
+		return ref, errors.E("ship", key, errors.Fenced, fmt.Errorf("another writer has put transaction %s", c.TXID))
+	}
+	return ref, nil
+}
+
+// holds reports whether the object has exactly the bytes of file.
+func (l *Log) holds(ctx context.Context, key string, file io.ReadSeeker) (bool, error) {
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return false, err
+	}
+	body, _, err := l.bucket.Get(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	defer body.Close()
+	theirs, ours := make([]byte, 64<<10), make([]byte, 64<<10)
+	for {
+		n, err := io.ReadFull(body, theirs)
+		m, err2 := io.ReadFull(file, ours)
+		if err2 != nil && err2 != io.EOF && err2 != io.ErrUnexpectedEOF {
+			return false, err2
+		}
+		if !bytes.Equal(theirs[:n], ours[:m]) {
+			return false, nil
+		}
+		switch err {
+		case nil:
+		case io.EOF, io.ErrUnexpectedEOF:
+			return true, nil
+		default:
+			return false, errors.E("get", key, errors.Unavailable, err)
+		}
+	}
+}
+
+// ReadPages fetches the bytes that lie at [offset, offset+length) of a file.
+func (l *Log) ReadPages(ctx context.Context, ref FileRef, offset, length int64) ([]byte, error) {
+	b, _, err := l.bucket.GetRange(ctx, l.fileKey(ref), offset, length, "")
+	return b, err
+}
+
+// Load returns the index of the whole history. at is what the record says: a
+// history that was left behind cleanly at that TXID needs no listing. With at 0,
+// or when that index is not there, it takes the newest index that is sound and
+// reads the LTX files behind it.
+func (l *Log) Load(ctx context.Context, at TXID) (*Index, error) {
+	if at != 0 {
+		x, err := openIndex(ctx, l.bucket, l.indexKey(at))
+		if err == nil && x.txid == at {
+			return x, nil
+		}
+		if err != nil && !errors.Is(errors.NotExist, err) && !errors.Is(errors.Corrupt, err) {
+			return nil, err
+		}
+	}
+	x, err := l.newestIndex(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.CatchUp(ctx, x); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// newestIndex opens the newest sound index object; without any, the index of an
+// empty history.
+func (l *Log) newestIndex(ctx context.Context) (*Index, error) {
+	var txids []TXID
+	prefix := l.folder + "/atc/"
+	for e, err := range l.bucket.List(ctx, prefix, bucket.ListOptions{}) {
+		if err != nil {
+			return nil, err
+		}
+		if name, ok := strings.CutSuffix(e.Key[len(prefix):], ".index"); ok {
+			if txid, err := ltx.ParseTXID(name); err == nil {
+				txids = append(txids, txid)
+			}
+		}
+	}
+	for i := len(txids) - 1; i >= 0; i-- {
+		x, err := openIndex(ctx, l.bucket, l.indexKey(txids[i]))
+		if err == nil {
+			return x, nil
+		}
+		if !errors.Is(errors.Corrupt, err) && !errors.Is(errors.NotExist, err) {
+			return nil, err
+		}
+	}
+	return NewIndex(), nil
+}
+
+// CatchUp applies to x all files behind its TXID. A gap in them is Corrupt: what
+// lies behind it cannot be a state that existed.
+func (l *Log) CatchUp(ctx context.Context, x *Index) error {
+	prefix := l.folder + "/0000/"
+	after := ""
+	if at := x.TXID(); at != 0 {
+		after = prefix + ltx.FormatFilename(at, at)
+	}
+	for e, err := range l.bucket.List(ctx, prefix, bucket.ListOptions{After: after}) {
+		if err != nil {
+			return err
+		}
+		first, last, err := ltx.ParseFilename(e.Key[len(prefix):])
+		if err != nil || last <= x.TXID() {
+			continue // not an LTX file, or one that the index covers
+		}
+		if err := l.apply(ctx, x, FileRef{Level: 0, Min: first, Max: last}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Log) apply(ctx context.Context, x *Index, ref FileRef) error {
+	key := l.fileKey(ref)
+	body, info, err := l.bucket.Get(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	places := make(map[uint32]Place)
+	c, err := Decode(body, info.Size, func(p Page, at Place) error {
+		places[p.Number] = at
+		return nil
+	})
+	if err != nil {
+		return errors.E("load history", key, errors.Other, err)
+	}
+	if c.TXID != ref.Max {
+		return errors.E("load history", key, errors.Corrupt, fmt.Errorf("it contains transaction %s", c.TXID))
+	}
+	if err := x.Apply(ref, c, places); err != nil {
+		return errors.E("load history", key, errors.Corrupt, err)
+	}
+	return nil
+}
+
+// SaveIndex writes x as an index object, so that the next Load begins there.
+func (l *Log) SaveIndex(ctx context.Context, x *Index) (TXID, error) {
+	b, err := x.encode(ctx)
+	if err != nil {
+		return 0, err
+	}
+	at := TXID(binary.LittleEndian.Uint64(b[16:])) // what was encoded, should x have moved on
+	_, err = l.bucket.Put(ctx, l.indexKey(at), bytes.NewReader(b), bucket.PutOptions{})
+	return at, err
+}
+
+// DropIndex deletes the index object of a TXID, once a newer one is in use.
+func (l *Log) DropIndex(ctx context.Context, at TXID) error {
+	return l.bucket.Delete(ctx, l.indexKey(at))
+}

@@ -1,0 +1,181 @@
+package journal
+
+import (
+	"encoding/binary"
+	"io"
+)
+
+// Sizes of the WAL's structures in bytes (file format, sections 4.1 and 4.2).
+const (
+	WALHeaderSize   = 32
+	FrameHeaderSize = 24
+)
+
+const (
+	walMagicLE = 0x377f0682 // checksums over little-endian words
+	walMagicBE = 0x377f0683
+	walVersion = 3007000
+)
+
+// Checksum is the running checksum of a WAL: two words (section 4.3).
+type Checksum [2]uint32
+
+// sum continues c over b, whose length is a multiple of 8.
+func (c Checksum) sum(order binary.ByteOrder, b []byte) Checksum {
+	s0, s1 := c[0], c[1]
+	if order == binary.ByteOrder(binary.LittleEndian) {
+		// What every WAL written on a little-endian machine uses; the concrete
+		// type lets the compiler load whole words.
+		for ; len(b) >= 8; b = b[8:] {
+			s0 += binary.LittleEndian.Uint32(b) + s1
+			s1 += binary.LittleEndian.Uint32(b[4:]) + s0
+		}
+		return Checksum{s0, s1}
+	}
+	for ; len(b) >= 8; b = b[8:] {
+		s0 += order.Uint32(b) + s1
+		s1 += order.Uint32(b[4:]) + s0
+	}
+	return Checksum{s0, s1}
+}
+
+// WALHeader begins a WAL file. Its salts change each time the log restarts.
+type WALHeader struct {
+	PageSize int
+	Salt     [2]uint32
+	Sum      Checksum // where the chain of frame checksums begins
+	order    binary.ByteOrder
+}
+
+// ParseWALHeader reads the first 32 bytes of a WAL. It reports false where they
+// are no WAL header, as in a log that was never written or is being restarted.
+func ParseWALHeader(b []byte) (WALHeader, bool) {
+	if len(b) < WALHeaderSize {
+		return WALHeader{}, false
+	}
+	h := WALHeader{
+		PageSize: int(binary.BigEndian.Uint32(b[8:])),
+		Salt:     [2]uint32{binary.BigEndian.Uint32(b[16:]), binary.BigEndian.Uint32(b[20:])},
+		Sum:      Checksum{binary.BigEndian.Uint32(b[24:]), binary.BigEndian.Uint32(b[28:])},
+	}
+	switch binary.BigEndian.Uint32(b) {
+	case walMagicLE:
+		h.order = binary.LittleEndian
+	case walMagicBE:
+		h.order = binary.BigEndian
+	default:
+		return WALHeader{}, false
+	}
+	if binary.BigEndian.Uint32(b[4:]) != walVersion || !ValidPageSize(h.PageSize) {
+		return WALHeader{}, false
+	}
+	return h, Checksum{}.sum(h.order, b[:24]) == h.Sum
+}
+
+// FrameOffset is where frame n (from 1) begins in the file.
+func (h WALHeader) FrameOffset(n uint32) int64 {
+	return WALHeaderSize + int64(n-1)*int64(FrameHeaderSize+h.PageSize)
+}
+
+// Frame is one page in a WAL.
+type Frame struct {
+	Number uint32 // of the frame, from 1
+	Page   uint32 // page number
+	Commit uint32 // size of the database in pages after the transaction that this frame ends; else 0
+	Data   []byte // the page; valid until the next call of Next
+	Sum    Checksum
+}
+
+// WALReader walks through the valid frames of a log: those that carry the
+// header's salts and continue its checksum chain (section 4.2). It may read a
+// log that is being appended to, since a frame that is not whole fails its
+// checksum.
+type WALReader struct {
+	r     io.ReaderAt
+	h     WALHeader
+	frame Frame
+	buf   []byte // frames read ahead
+	have  []byte // the part of buf not yet returned
+	next  int64  // offset of what follows buf
+}
+
+// readAhead is how many bytes of a log are read at once.
+const readAhead = 256 << 10
+
+// NewWALReader starts behind frame after, whose checksum is sum: 0 and h.Sum for
+// the log's beginning.
+func NewWALReader(r io.ReaderAt, h WALHeader, after uint32, sum Checksum) *WALReader {
+	return &WALReader{
+		r: r, h: h,
+		frame: Frame{Number: after, Sum: sum},
+		next:  h.FrameOffset(after + 1),
+	}
+}
+
+// Next returns the next valid frame. It reports false at the log's valid end; an
+// error is one of reading.
+func (w *WALReader) Next() (Frame, bool, error) {
+	size := FrameHeaderSize + w.h.PageSize
+	if len(w.have) < size {
+		if err := w.fill(size); err != nil {
+			return Frame{}, false, err
+		}
+		if len(w.have) < size {
+			return Frame{}, false, nil
+		}
+	}
+	b := w.have[:size]
+	if [2]uint32{binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])} != w.h.Salt {
+		return Frame{}, false, nil
+	}
+	sum := w.frame.Sum.sum(w.h.order, b[:8]).sum(w.h.order, b[FrameHeaderSize:])
+	if sum != frameSum(b) {
+		return Frame{}, false, nil
+	}
+	page := binary.BigEndian.Uint32(b)
+	if page == 0 {
+		return Frame{}, false, nil
+	}
+	w.frame = Frame{
+		Number: w.frame.Number + 1,
+		Page:   page,
+		Commit: binary.BigEndian.Uint32(b[4:]),
+		Data:   b[FrameHeaderSize:],
+		Sum:    sum,
+	}
+	w.have = w.have[size:]
+	return w.frame, true, nil
+}
+
+// fill reads ahead so that at least one frame of size bytes is there, if the
+// file has it.
+func (w *WALReader) fill(size int) error {
+	if w.buf == nil {
+		w.buf = make([]byte, max(readAhead/size, 1)*size)
+	}
+	kept := copy(w.buf, w.have)
+	n, err := w.r.ReadAt(w.buf[kept:], w.next)
+	w.have, w.next = w.buf[:kept+n], w.next+int64(n)
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+// FrameSum reads the checksum that frame n carries: with the salts unchanged, an
+// equal checksum means an equal log up to there. It reports false where the file
+// has no such frame.
+func FrameSum(r io.ReaderAt, h WALHeader, n uint32) (Checksum, bool, error) {
+	var b [FrameHeaderSize]byte
+	if _, err := r.ReadAt(b[:], h.FrameOffset(n)); err == io.EOF {
+		return Checksum{}, false, nil
+	} else if err != nil {
+		return Checksum{}, false, err
+	}
+	same := [2]uint32{binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])} == h.Salt
+	return frameSum(b[:]), same, nil
+}
+
+func frameSum(b []byte) Checksum {
+	return Checksum{binary.BigEndian.Uint32(b[16:]), binary.BigEndian.Uint32(b[20:])}
+}

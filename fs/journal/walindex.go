@@ -1,0 +1,47 @@
+package journal
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// WALIndexSize is how many bytes at the beginning of a "-shm" file
+// [ParseWALIndex] wants: two copies of the index header (wal.c, WalIndexHdr).
+const WALIndexSize = 2 * walIndexHdrSize
+
+const (
+	walIndexHdrSize = 48
+	walIndexVersion = 3007000
+)
+
+// WALIndex is the header of a WAL's index in shared memory. It says how far the
+// log is committed: a frame behind MaxFrame may be overwritten by the next
+// writer even though it carries a commit flag, because its own writer died
+// before it published it.
+type WALIndex struct {
+	MaxFrame uint32    // the last committed frame
+	Pages    uint32    // size of the database in pages
+	Salt     [2]uint32 // of the log that this index belongs to
+}
+
+// ParseWALIndex reads the index header, in the machine's byte order. It reports
+// false while a writer is changing it or where there is none.
+func ParseWALIndex(b []byte) (WALIndex, bool) {
+	if len(b) < WALIndexSize || !bytes.Equal(b[:walIndexHdrSize], b[walIndexHdrSize:WALIndexSize]) {
+		return WALIndex{}, false
+	}
+	order := binary.NativeEndian
+	if order.Uint32(b) != walIndexVersion || b[12] == 0 {
+		return WALIndex{}, false
+	}
+	sum := Checksum{}.sum(order, b[:40])
+	if sum != (Checksum{order.Uint32(b[40:]), order.Uint32(b[44:])}) {
+		return WALIndex{}, false
+	}
+	return WALIndex{
+		MaxFrame: order.Uint32(b[16:]),
+		Pages:    order.Uint32(b[20:]),
+		// Salts are kept as they stand in the log: big-endian (wal.c).
+		Salt: [2]uint32{binary.BigEndian.Uint32(b[32:]), binary.BigEndian.Uint32(b[36:])},
+	}, true
+}

@@ -1,0 +1,239 @@
+// Package mount shows a volume to the kernel through FUSE.
+//
+//	m, err := mount.Mount(ctx, "/data", v, mount.Options{})
+//	defer m.Unmount(ctx)
+//
+// The root's folders are the tenants; what is below one is answered by
+// volume.Tenant, and nothing is decided here but what the kernel may cache and
+// which files it may pass through.
+//
+// Two mount options decide about correctness and speed, see RATIONALE.md:
+// explicit control of the data cache, without which SQLite reads stale pages,
+// and no extended attributes, without which every write asks for one first.
+// Locks stay in the kernel: all processes of one machine share this mount.
+package mount
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"atc/fs/errors"
+	"atc/fs/volume"
+)
+
+// Options configure a mount.
+type Options struct {
+	// Name is shown as the mount's source, so that tools find the cache folder
+	// by the mountpoint: see [Source].
+	Name string
+	// NoPassthrough serves every file through the daemon, as on a kernel before
+	// 6.9 or without CAP_SYS_ADMIN.
+	NoPassthrough bool
+	Logger        *slog.Logger
+	// Debug logs every FUSE message to standard error.
+	Debug bool
+}
+
+// Type is the filesystem type of the mount, as in /proc/self/mountinfo.
+const Type = "fuse.atc"
+
+// Mounted is a mounted volume.
+type Mounted struct {
+	dir    string
+	server *fuse.Server
+	logger *slog.Logger
+	ops    *operations
+}
+
+// Mount mounts v on dir, which is made if it is not there. A mount that a killed
+// run of atc left on dir is removed first.
+func Mount(ctx context.Context, dir string, v *volume.Volume, opts Options) (*Mounted, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := clearStale(dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, errors.E("mount", dir, errors.Other, err)
+	}
+	ops := &operations{volume: v, logger: opts.Logger}
+	raw := fs.NewNodeFS(&root{ops: ops}, &fs.Options{NullPermissions: true, FirstAutomaticIno: 1 << 62})
+	server, err := fuse.NewServer(counting{raw, ops}, dir, &fuse.MountOptions{
+		FsName:                   opts.Name,
+		Name:                     strings.TrimPrefix(Type, "fuse."),
+		AllowOther:               true,
+		DirectMountStrict:        true,
+		ExplicitDataCacheControl: true,
+		DisableXAttrs:            true,
+		MaxStackDepth:            1,
+		MaxWrite:                 1 << 20,
+		EnableSymlinkCaching:     true,
+		Debug:                    opts.Debug,
+	})
+	if err != nil {
+		return nil, errors.E("mount", dir, errors.Unsupported, explain(err))
+	}
+	go server.Serve()
+	if err := server.WaitMount(); err != nil {
+		return nil, errors.E("mount", dir, errors.Other, err)
+	}
+	m := &Mounted{dir: dir, server: server, logger: opts.Logger, ops: ops}
+	v.SetPassthrough(!opts.NoPassthrough && m.passes())
+	return m, nil
+}
+
+// explain says what is missing when the kernel refuses to mount.
+func explain(err error) error {
+	if _, statErr := os.Stat("/dev/fuse"); statErr != nil {
+		return fmt.Errorf("%w: /dev/fuse is not there: load the fuse module, or give the container the device", err)
+	}
+	f, openErr := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if openErr != nil {
+		return fmt.Errorf("%w: %w: this user may not open the device", err, openErr)
+	}
+	f.Close()
+	return fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN, at least in a user namespace", err)
+}
+
+// clearStale removes a mount whose server is gone: every access to it fails with
+// ENOTCONN.
+func clearStale(dir string) error {
+	_, err := os.Stat(dir)
+	if !isErrno(err, syscall.ENOTCONN) {
+		return nil
+	}
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		return errors.E("remove the mount of a run that was killed", dir, errors.Other, err)
+	}
+	return nil
+}
+
+func isErrno(err error, errno syscall.Errno) bool {
+	return err != nil && errors.Errno(err) == errno
+}
+
+// passes finds out whether this kernel lets files be passed through, by trying.
+func (m *Mounted) passes() bool {
+	f, err := os.CreateTemp(m.ops.volume.CacheDir(), "probe-*")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	os.Remove(f.Name())
+	id, errno := m.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(f.Fd())})
+	if errno != 0 {
+		m.logger.Info("files are served through the daemon", "reason", "the kernel offers no passthrough here", "err", errno)
+		return false
+	}
+	m.server.UnregisterBackingFd(id)
+	return true
+}
+
+// Requests is how many requests the kernel has sent so far.
+func (m *Mounted) Requests() int64 { return m.ops.requests.Load() }
+
+// Dir is the mountpoint.
+func (m *Mounted) Dir() string { return m.dir }
+
+// Wait returns when the filesystem is unmounted, by whomever.
+func (m *Mounted) Wait() { m.server.Wait() }
+
+// Unmount ends the mount. While files are open it waits until ctx ends; then it
+// detaches the mount and cuts the connection, and whoever still has a file open
+// gets errors.
+func (m *Mounted) Unmount(ctx context.Context) error {
+	const pause = 50 * time.Millisecond
+	dev := m.device()
+	for {
+		err := unix.Unmount(m.dir, 0)
+		if err == nil || err == unix.EINVAL { // EINVAL: it is no mountpoint any more
+			break
+		}
+		if err != unix.EBUSY {
+			return errors.E("unmount", m.dir, errors.Other, err)
+		}
+		select {
+		case <-time.After(pause):
+			continue
+		case <-ctx.Done():
+		}
+		m.logger.Warn("files are still open; detaching the mount", "mountpoint", m.dir)
+		if err := unix.Unmount(m.dir, unix.MNT_DETACH); err != nil {
+			return errors.E("unmount", m.dir, errors.Other, err)
+		}
+		abort(dev)
+		break
+	}
+	m.server.Wait()
+	return nil
+}
+
+// device is the minor number of the mount, by which the kernel names its
+// connection in /sys/fs/fuse/connections.
+func (m *Mounted) device() uint32 {
+	var st unix.Stat_t
+	if err := unix.Stat(m.dir, &st); err != nil {
+		return 0
+	}
+	return unix.Minor(st.Dev)
+}
+
+// abort makes the kernel give up a connection whose mount is detached, so that
+// the server ends although files are open.
+func abort(dev uint32) {
+	_ = os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", dev), []byte("1"), 0)
+}
+
+// Source returns the Name that the mount on dir was given, if atc mounted it.
+func Source(dir string) (string, bool) {
+	source, found := "", false
+	eachMount(func(mountpoint, name string) {
+		if mountpoint == dir {
+			source, found = name, true // the last one is on top
+		}
+	})
+	return source, found
+}
+
+// Sources returns the Names of all mounts of atc that are visible here.
+func Sources() []string {
+	var names []string
+	eachMount(func(_, name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	})
+	return names
+}
+
+// eachMount reads /proc/self/mountinfo (Documentation/filesystems/proc.rst,
+// section 3.5).
+func eachMount(fn func(mountpoint, name string)) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(b)) {
+		before, after, ok := strings.Cut(line, " - ")
+		fields, rest := strings.Fields(before), strings.Fields(after)
+		if ok && len(fields) > 4 && len(rest) > 1 && rest[0] == Type {
+			fn(unescape(fields[4]), unescape(rest[1]))
+		}
+	}
+}
+
+// unescape undoes what the kernel does to blanks in mountinfo.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}

@@ -1,0 +1,147 @@
+package tenant
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"atc/fs/bucket"
+	"atc/fs/errors"
+)
+
+// This file defines a tenant's plain files in the bucket: each stored whole
+// under an ID that is never used again, and one index that says which path has
+// which content.
+
+// FileKind is what a path in the index is.
+type FileKind string
+
+const (
+	Regular   FileKind = "file"
+	Directory FileKind = "dir"
+	Symlink   FileKind = "symlink"
+)
+
+// FileEntry is one path below the tenant's folder.
+type FileEntry struct {
+	Path     string    `json:"path"`
+	Kind     FileKind  `json:"kind"`
+	Mode     uint32    `json:"mode"` // permission bits
+	Size     int64     `json:"size,omitempty"`
+	Modified time.Time `json:"modified,omitzero"`
+	Content  string    `json:"content,omitempty"` // ID of the object; empty for an empty file
+	Target   string    `json:"target,omitempty"`  // of a symlink
+}
+
+// FileIndex is the object tenants/<id>/files/index.json. The epoch is part of
+// it, so that the first write of a new owner changes its version and the owner
+// before can write it no more.
+type FileIndex struct {
+	Epoch   uint64      `json:"epoch"`
+	Entries []FileEntry `json:"entries"`
+	etag    string
+}
+
+// Next returns an empty index that can be saved in place of x.
+func (x *FileIndex) Next(epoch uint64) *FileIndex {
+	return &FileIndex{Epoch: epoch, etag: x.etag}
+}
+
+// Files reads and writes one tenant's plain files.
+type Files struct {
+	bucket bucket.Bucket
+	tenant string
+}
+
+// NewFiles returns the files of a tenant.
+func NewFiles(b bucket.Bucket, tenant string) *Files {
+	return &Files{bucket: b, tenant: tenant}
+}
+
+func (f *Files) key(name string) string { return prefix(f.tenant) + "files/" + name }
+
+// Load reads the index; an empty one where there is none.
+func (f *Files) Load(ctx context.Context) (*FileIndex, error) {
+	body, info, err := f.bucket.Get(ctx, f.key("index.json"))
+	if errors.Is(errors.NotExist, err) {
+		return &FileIndex{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	x := &FileIndex{etag: info.ETag}
+	b, err := io.ReadAll(body)
+	if err != nil {
+		return nil, errors.E("load file index", f.tenant, errors.Unavailable, err)
+	}
+	if err := json.Unmarshal(b, x); err != nil {
+		return nil, errors.E("load file index", f.tenant, errors.Corrupt, err)
+	}
+	for _, e := range x.Entries {
+		if !soundPath(e.Path) || e.Content != "" && !soundFolder(e.Content) {
+			return nil, errors.E("load file index", f.tenant, errors.Corrupt, fmt.Errorf("path %q, content %q", e.Path, e.Content))
+		}
+	}
+	return x, nil
+}
+
+// Save writes x over the version that it was loaded or saved as. It fails with
+// Fenced when another owner has written meanwhile.
+func (f *Files) Save(ctx context.Context, x *FileIndex) error {
+	b, err := json.Marshal(x)
+	if err != nil {
+		return fmt.Errorf("encode file index of %s: %w", f.tenant, err)
+	}
+	key := f.key("index.json")
+	info, err := f.bucket.Put(ctx, key, bytes.NewReader(b), bucket.PutOptions{IfNoneMatch: x.etag == "", IfMatch: x.etag})
+	if errors.Is(errors.Condition, err) {
+		there, loadErr := f.Load(ctx)
+		if loadErr != nil {
+			return loadErr
+		}
+		if again, _ := json.Marshal(there); !bytes.Equal(again, b) {
+			return errors.E("save file index", f.tenant, errors.Fenced, err)
+		}
+		info.ETag, err = there.etag, nil // an earlier answer was lost
+	}
+	if err != nil {
+		return err
+	}
+	x.etag = info.ETag
+	return nil
+}
+
+// Put stores a file's content and returns its ID.
+func (f *Files) Put(ctx context.Context, content *os.File) (string, error) {
+	id := rand.Text()
+	_, err := f.bucket.Put(ctx, f.key(id), content, bucket.PutOptions{IfNoneMatch: true})
+	return id, err
+}
+
+// Fetch writes a content to w.
+func (f *Files) Fetch(ctx context.Context, id string, w io.Writer) error {
+	body, info, err := f.bucket.Get(ctx, f.key(id))
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	n, err := io.Copy(w, body)
+	if err == nil && n != info.Size {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return errors.E("fetch file", f.key(id), errors.Unavailable, err)
+	}
+	return nil
+}
+
+// Delete removes a content that no index names any more.
+func (f *Files) Delete(ctx context.Context, id string) error {
+	return f.bucket.Delete(ctx, f.key(id))
+}

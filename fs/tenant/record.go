@@ -1,0 +1,63 @@
+// Package tenant knows what a tenant is in the bucket: its ID, its record, who
+// owns it, and its plain files.
+//
+// The record is one object, tenants/<id>/tenant.json. It says who owns the
+// tenant and where its databases stand, and it is written when that changes,
+// never per commit: at acquire and release, and when a database appears, moves
+// or goes. Every write is conditional on the version that was read, so that of
+// two machines that want a tenant one gets it.
+//
+// Limitations: there is no heartbeat yet. A tenant whose owner did not release
+// it is taken over at once; the owner before is fenced by its next write.
+package tenant
+
+import (
+	"time"
+
+	"github.com/superfly/ltx"
+)
+
+// Record is the object tenants/<id>/tenant.json.
+type Record struct {
+	Tenant    string               `json:"tenant"`
+	Created   time.Time            `json:"created"`
+	Epoch     uint64               `json:"epoch"`               // one higher at every change of owner
+	Owner     *Owner               `json:"owner,omitempty"`     // absent when released
+	Released  time.Time            `json:"released,omitzero"`   // when the last owner let go
+	Databases map[string]*Database `json:"databases,omitempty"` // by path below the tenant's folder
+	Removed   []Removed            `json:"removed,omitempty"`   // databases that were deleted, whose history stays
+	Deleted   time.Time            `json:"deleted,omitzero"`    // when the tenant itself was removed
+}
+
+// Owner is one run of atc.
+type Owner struct {
+	Machine string    `json:"machine"`
+	Session string    `json:"session"`
+	Since   time.Time `json:"since"`
+}
+
+// Database says where a database's history is and, when its tenant was
+// released, where it stands.
+type Database struct {
+	Folder   string    `json:"folder"`         // below tenants/<id>/db/
+	TXID     ltx.TXID  `json:"txid,omitempty"` // at release; what came later is in the log
+	PageSize int       `json:"page_size,omitempty"`
+	Pages    uint32    `json:"pages,omitempty"`
+	Mode     uint32    `json:"mode"` // permission bits
+	Modified time.Time `json:"modified,omitzero"`
+}
+
+// Removed is a database that was deleted.
+type Removed struct {
+	Path string    `json:"path"`
+	At   time.Time `json:"at"`
+	Database
+}
+
+// prefix is below what everything of a tenant lies.
+func prefix(id string) string { return "tenants/" + id + "/" }
+
+func recordKey(id string) string { return prefix(id) + "tenant.json" }
+
+// DatabaseFolder is the key below which a database's history lies.
+func DatabaseFolder(id, folder string) string { return prefix(id) + "db/" + folder }

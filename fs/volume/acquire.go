@@ -1,0 +1,332 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"atc/fs/database"
+	"atc/fs/errors"
+	"atc/fs/history"
+	"atc/fs/tenant"
+)
+
+// This file defines what happens when a tenant becomes ours: the record is
+// taken, and the local tree is made to show what the record says. Whether local
+// files of an earlier run may be used depends on how that run ended.
+
+// trust is what the local files of an earlier run are worth.
+type trust int
+
+const (
+	cold    trust = iota // nothing there, or nothing known of it: start from the bucket
+	settled              // that run released the tenant: what stands where the record stands is good
+	ahead                // that run was killed, and nobody else had the tenant since: the tree is newer than the bucket
+	strange              // that run was killed, and its files cannot be trusted: keep them aside
+)
+
+// judge compares what an earlier run left with the record that we replaced.
+func (v *Volume) judge(local localState, before tenant.Record) trust {
+	switch {
+	case !local.Ready:
+		return cold
+	case local.Clean:
+		return settled
+	case local.Boot != v.boot:
+		return strange // what was never synced is gone, and nobody can say what was
+	case before.Owner == nil || before.Owner.Machine != v.machine:
+		return strange
+	case before.Epoch == local.Epoch:
+		return ahead
+	case before.Epoch == local.Epoch+1 && before.Owner.Session == local.Session:
+		return ahead // killed after it took the tenant again and before it noted so
+	}
+	return strange
+}
+
+func (t *Tenant) acquire(ctx context.Context) error {
+	if err := os.MkdirAll(t.dir, 0o700); err != nil {
+		return errors.E("open tenant", t.id, errors.Other, err)
+	}
+	local, err := readLocal(t.dir)
+	if err != nil {
+		return errors.E("open tenant", t.id, errors.Other, err)
+	}
+	if local.Ready && !local.Clean {
+		// Before the record, so that a kill in between does not make our own
+		// files look like those of a run that lost the tenant.
+		intent := local
+		intent.Session = t.v.session
+		if err := intent.write(t.dir); err != nil {
+			return errors.E("open tenant", t.id, errors.Other, err)
+		}
+	}
+	held, before, err := t.v.registry.Acquire(ctx, t.id)
+	if err != nil {
+		return err
+	}
+	worth := t.v.judge(local, before)
+	if before.Owner != nil && worth != ahead {
+		t.v.opts.Logger.Warn("taking over a tenant that its owner did not release",
+			"tenant", t.id, "owner", before.Owner.Machine, "since", before.Owner.Since, "epoch", before.Epoch)
+	}
+	if worth == strange {
+		if err := t.setAside(); err != nil {
+			return errors.E("open tenant", t.id, errors.Other, err)
+		}
+		local, worth = localState{}, cold
+	}
+	index, err := t.contents.Load(ctx)
+	if err != nil {
+		return err
+	}
+	unclean := before.Owner != nil
+	if unclean && worth != ahead {
+		if err := t.survey(ctx, held); err != nil {
+			return err
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.held, t.local = held, localState{
+		Epoch: held.Epoch, Session: t.v.session, Boot: t.v.boot,
+		Ready:     worth == ahead, // else not before the tree is laid out
+		Databases: make(map[string]localDatabase), Contents: make(map[uint64]string),
+	}
+	if worth == ahead {
+		t.local.Databases, t.local.Contents = local.Databases, local.Contents
+	}
+	if err := t.local.write(t.dir); err != nil {
+		t.held = nil
+		return err
+	}
+	if worth == ahead {
+		err = t.takeUp(index)
+	} else {
+		err = t.layOut(local, index)
+	}
+	if err == nil {
+		t.local.Ready = true
+		err = t.local.write(t.dir)
+	}
+	if err != nil {
+		t.held = nil
+		return errors.E("open tenant", t.id, errors.Other, err)
+	}
+	if !unclean {
+		for _, e := range t.databases {
+			e.at = e.record.TXID
+		}
+	}
+	// The first write of an epoch changes the index's version, so that the owner
+	// before can write it no more.
+	t.files.index, t.files.dirty = index, unclean
+	return nil
+}
+
+// survey finds out where the databases of a tenant stand whose owner did not
+// say so, and puts the barriers, before anything shows their sizes.
+func (t *Tenant) survey(ctx context.Context, held *tenant.Held) error {
+	for path, d := range held.Databases {
+		log := history.NewLog(t.v.bucketFor(&t.counters), tenant.DatabaseFolder(t.id, d.Folder))
+		index, err := log.Load(ctx, 0)
+		if err != nil {
+			return errors.E("open tenant", t.name(path), errors.Other, err)
+		}
+		if err := database.PutBarrier(ctx, log, index, held.Epoch, t.v.opts.Now); err != nil {
+			return errors.E("open tenant", t.name(path), errors.Other, err)
+		}
+		d.TXID = index.TXID()
+		d.PageSize, d.Pages = index.Size()
+	}
+	return nil
+}
+
+// setAside moves everything local of a tenant out of the way, where it stays.
+func (t *Tenant) setAside() error {
+	lost := filepath.Join(t.v.opts.Cache, "lost")
+	if err := os.MkdirAll(lost, 0o700); err != nil {
+		return fmt.Errorf("keep local files aside: %w", err)
+	}
+	to := filepath.Join(lost, t.id+"-"+t.v.opts.Now().UTC().Format("20060102T150405.000"))
+	if err := os.Rename(t.dir, to); err != nil {
+		return fmt.Errorf("keep local files aside: %w", err)
+	}
+	t.v.opts.Logger.Warn("local files of a run that did not end cleanly may hold commits that were not shipped; they are kept",
+		"tenant", t.id, "folder", to)
+	return os.MkdirAll(t.dir, 0o700)
+}
+
+// layOut makes the tree show what record and file index say, with holes for
+// contents. What an earlier run left is kept where it stands at the same
+// position. Tenant.mu is held.
+func (t *Tenant) layOut(local localState, index *tenant.FileIndex) error {
+	for _, dir := range []string{t.tree(), filepath.Join(t.dir, "db"), filepath.Join(t.dir, "missing")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(t.tree(), 0o755); err != nil {
+		return err
+	}
+	keep := make(map[string]bool) // paths that stay
+	for path, d := range t.held.Databases {
+		e := &entry{tenant: t, path: path, folder: d.Folder, record: *d}
+		t.databases[path] = e
+		was, known := local.Databases[d.Folder]
+		if at, ok := inodeOf(t.backing(path)); ok && known && local.Clean && was.Inode == at && was.TXID == d.TXID {
+			e.keep, e.clean = true, true
+			t.local.Databases[d.Folder] = was
+			keepWithSidecars(keep, path)
+			continue
+		}
+		if err := os.RemoveAll(t.databaseDir(d.Folder)); err != nil {
+			return err
+		}
+	}
+	for _, f := range index.Entries {
+		if at, ok := inodeOf(t.backing(f.Path)); ok && f.Kind == tenant.Regular && local.Contents[at] == f.Content {
+			t.local.Contents[at] = f.Content
+			keep[f.Path] = true
+		}
+	}
+	if err := t.sweep(keep, index); err != nil {
+		return err
+	}
+	for _, f := range index.Entries {
+		if !keep[f.Path] {
+			if err := t.layOutFile(f); err != nil {
+				return fmt.Errorf("lay out %s: %w", f.Path, err)
+			}
+		}
+	}
+	for path, e := range t.databases {
+		if !keep[path] {
+			if err := t.layOutDatabase(e); err != nil {
+				return fmt.Errorf("lay out %s: %w", path, err)
+			}
+		}
+	}
+	return t.settleFolders(index)
+}
+
+// layOutDatabase makes a hole of the database's size. Tenant.mu is held.
+func (t *Tenant) layOutDatabase(e *entry) error {
+	path := t.backing(e.path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Truncate(int64(e.record.PageSize) * int64(e.record.Pages)); err != nil {
+		return err
+	}
+	if err := f.Chmod(os.FileMode(e.record.Mode & 0o7777)); err != nil {
+		return err
+	}
+	at, _ := inodeOf(path)
+	t.local.Databases[e.folder] = localDatabase{Inode: at}
+	return setModified(path, e.record.Modified)
+}
+
+// takeUp makes the record follow the tree that a killed run left: it has what
+// the application wrote last. Databases are compared with the bucket when they
+// are opened, which recover does at once. Tenant.mu is held.
+func (t *Tenant) takeUp(index *tenant.FileIndex) error {
+	byInode := make(map[uint64]string)
+	for folder, d := range t.local.Databases {
+		byInode[d.Inode] = folder
+	}
+	recorded := make(map[string]*tenant.Database)
+	for _, d := range t.held.Databases {
+		recorded[d.Folder] = d
+	}
+	err := t.walk(func(path string, info os.FileInfo) error {
+		if !info.Mode().IsRegular() {
+			return nil
+		}
+		at := info.Sys().(*syscall.Stat_t).Ino
+		folder, known := byInode[at]
+		if !known {
+			if t.beginsDatabase(path) {
+				e := t.newEntry(path, at)
+				e.keep = true
+			}
+			return nil
+		}
+		e := &entry{tenant: t, path: path, folder: folder, keep: true}
+		if d := recorded[folder]; d != nil {
+			e.record = *d
+		} else {
+			e.record = tenant.Database{Folder: folder, Mode: 0o644}
+		}
+		t.databases[path] = e
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	t.changed = true
+	return t.findTouched(index)
+}
+
+// recover takes up, in the background, what runs that were killed left in the
+// cache folder, so that their commits reach the bucket without anybody asking
+// for the tenant.
+func (v *Volume) recover() {
+	dirs, err := os.ReadDir(filepath.Join(v.opts.Cache, "tenants"))
+	if err != nil {
+		return
+	}
+	for _, d := range dirs {
+		local, err := readLocal(filepath.Join(v.opts.Cache, "tenants", d.Name()))
+		if err != nil || !local.Ready || local.Clean {
+			continue
+		}
+		v.work.Add(1)
+		go func() {
+			defer v.work.Done()
+			v.recoverTenant(d.Name())
+		}()
+	}
+}
+
+func (v *Volume) recoverTenant(id string) {
+	const pause = 2 * time.Second
+	for {
+		t, err := v.Tenant(v.ctx, id)
+		if err == nil {
+			err = t.own(v.ctx)
+		}
+		if err == nil {
+			err = t.openAll(v.ctx)
+		}
+		if err == nil || !errors.Retryable(err) || v.ctx.Err() != nil {
+			if err != nil && v.ctx.Err() == nil {
+				v.opts.Logger.Error("cannot take up a tenant after an unclean end", "tenant", id, "err", err)
+			}
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-v.ctx.Done():
+			return
+		}
+	}
+}
+
+// openAll opens every database once, which captures what is not in the bucket.
+func (t *Tenant) openAll(ctx context.Context) error {
+	for _, e := range t.entries() {
+		if _, err := e.database(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}

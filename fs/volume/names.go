@@ -1,0 +1,278 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"atc/fs/database"
+	"atc/fs/errors"
+	"atc/fs/journal"
+	"atc/fs/tenant"
+)
+
+// This file defines the operations on names: each is done on the local tree,
+// after whatever it would end was captured, and noted for the bucket.
+
+// Attr is what stat(2) tells of a path. Serial names the file for the kernel: it
+// is never used again for another one, which inode numbers of the local
+// filesystem are.
+type Attr struct {
+	syscall.Stat_t
+	Serial uint64
+}
+
+// Stat tells about a path without fetching anything.
+func (t *Tenant) Stat(ctx context.Context, path string) (Attr, error) {
+	if err := t.own(ctx); err != nil {
+		return Attr{}, err
+	}
+	var a Attr
+	if err := syscall.Lstat(t.backing(path), &a.Stat_t); err != nil {
+		return Attr{}, err
+	}
+	a.Serial = t.serial(a.Ino)
+	return a, nil
+}
+
+// Stat tells about an open file, also when its name is gone.
+func (h *Handle) Stat() (Attr, error) {
+	var a Attr
+	if err := syscall.Fstat(int(h.f.os.Fd()), &a.Stat_t); err != nil {
+		return Attr{}, err
+	}
+	a.Serial = h.f.t.serial(a.Ino)
+	return a, nil
+}
+
+func (t *Tenant) serial(inode uint64) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, ok := t.serials[inode]
+	if !ok {
+		n = t.v.Serial()
+		t.serials[inode] = n
+	}
+	return n
+}
+
+// ReadDir lists a folder.
+func (t *Tenant) ReadDir(ctx context.Context, path string) ([]os.DirEntry, error) {
+	if err := t.own(ctx); err != nil {
+		return nil, err
+	}
+	return os.ReadDir(t.backing(path))
+}
+
+// ReadLink returns where a symlink points.
+func (t *Tenant) ReadLink(path string) (string, error) { return os.Readlink(t.backing(path)) }
+
+// Mkdir makes a folder.
+func (t *Tenant) Mkdir(ctx context.Context, path string, mode uint32) error {
+	return t.change(ctx, func() error {
+		if err := os.Mkdir(t.backing(path), os.FileMode(mode).Perm()); err != nil {
+			return err
+		}
+		return os.Chmod(t.backing(path), os.FileMode(mode).Perm())
+	})
+}
+
+// Rmdir removes an empty folder.
+func (t *Tenant) Rmdir(ctx context.Context, path string) error {
+	return t.change(ctx, func() error {
+		at, _ := inodeOf(t.backing(path))
+		if err := syscall.Rmdir(t.backing(path)); err != nil {
+			return err
+		}
+		t.mu.Lock()
+		delete(t.serials, at)
+		t.mu.Unlock()
+		return nil
+	})
+}
+
+// Symlink makes a symlink. Where it may point is for the sandbox to bound, as on
+// any disk.
+func (t *Tenant) Symlink(ctx context.Context, target, path string) error {
+	return t.change(ctx, func() error { return os.Symlink(target, t.backing(path)) })
+}
+
+// Chmod sets permission bits.
+func (t *Tenant) Chmod(ctx context.Context, path string, mode uint32) error {
+	return t.change(ctx, func() error {
+		if err := os.Chmod(t.backing(path), os.FileMode(mode&0o777)); err != nil {
+			return err
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if e := t.databases[path]; e != nil {
+			e.record.Mode, t.changed = mode&0o777, true
+		}
+		return nil
+	})
+}
+
+// Utimes sets the times of a path, as utimensat(2) takes them.
+func (t *Tenant) Utimes(ctx context.Context, path string, ts [2]unix.Timespec) error {
+	return t.change(ctx, func() error {
+		return unix.UtimesNanoAt(unix.AT_FDCWD, t.backing(path), ts[:], unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+// Unlink removes a name. Removing a journal or a log is how SQLite commits or
+// ends, so what it holds is captured first; removing a database keeps its
+// history in the bucket.
+func (t *Tenant) Unlink(ctx context.Context, path string) error {
+	return t.change(ctx, func() error {
+		if err := t.beforeGone(ctx, path); err != nil {
+			return err
+		}
+		return t.drop(path, func() error { return syscall.Unlink(t.backing(path)) })
+	})
+}
+
+// change does something to the tree of a tenant that is ours, and notes that
+// the file index is not right any more.
+func (t *Tenant) change(ctx context.Context, do func() error) error {
+	if err := t.own(ctx); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	t.rearrange()
+	return nil
+}
+
+// beforeGone captures what a sidecar holds before it is removed or replaced.
+func (t *Tenant) beforeGone(ctx context.Context, path string) error {
+	t.mu.Lock()
+	e, role := t.sidecarOf(path)
+	var db *database.DB
+	if e != nil {
+		db = e.db
+	}
+	t.mu.Unlock()
+	if e == nil || role == journal.SHM {
+		return nil
+	}
+	if _, err := os.Lstat(t.backing(path)); err != nil {
+		return nil // there is nothing to remove
+	}
+	if db == nil { // left by a run before: the database was compared then
+		var err error
+		if db, err = e.database(ctx); err != nil {
+			return err
+		}
+	}
+	if role == journal.WAL {
+		return db.WALEnd()
+	}
+	return db.JournalEnd()
+}
+
+// drop removes a path with do and forgets what stood there.
+func (t *Tenant) drop(path string, do func() error) error {
+	at, _ := inodeOf(t.backing(path))
+	if err := do(); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.forget(path, at)
+	return nil
+}
+
+// forget notes that the file of inode at is no longer at path. Tenant.mu is
+// held.
+func (t *Tenant) forget(path string, at uint64) {
+	if e := t.databases[path]; e != nil {
+		delete(t.databases, path)
+		delete(t.local.Databases, e.folder)
+		e.gone, t.changed = true, true
+		t.orphans = append(t.orphans, e)
+	}
+	if t.open[at] == nil {
+		t.forgetInode(at)
+	}
+}
+
+// Rename moves a path, also over another one. Databases keep their history.
+func (t *Tenant) Rename(ctx context.Context, from, to string, flags uint32) error {
+	if flags&^unix.RENAME_NOREPLACE != 0 {
+		return errors.E("rename", t.name(from), errors.Invalid, fmt.Errorf("flags %#x", flags))
+	}
+	return t.change(ctx, func() error {
+		if err := t.beforeGone(ctx, to); err != nil {
+			return err
+		}
+		over, _ := inodeOf(t.backing(to))
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if err := unix.Renameat2(unix.AT_FDCWD, t.backing(from), unix.AT_FDCWD, t.backing(to), uint(flags)); err != nil {
+			return err
+		}
+		if over != 0 {
+			t.forget(to, over)
+		}
+		t.moved(from, to)
+		return nil
+	})
+}
+
+// moved makes everything that was at or below from be at to. Tenant.mu is held.
+func (t *Tenant) moved(from, to string) {
+	relocated := func(path string) (string, bool) {
+		if path == from {
+			return to, true
+		}
+		rest, below := strings.CutPrefix(path, from+"/")
+		return to + "/" + rest, below
+	}
+	databases := make(map[string]*entry, len(t.databases))
+	for path, e := range t.databases {
+		if p, ok := relocated(path); ok {
+			e.path, t.changed = p, true
+			path = p
+			if e.db != nil {
+				e.db.Renamed(t.backing(p))
+			}
+		}
+		databases[path] = e
+	}
+	t.databases = databases
+	for _, f := range t.open {
+		if p, ok := relocated(f.path); ok {
+			f.path = p
+		}
+	}
+}
+
+// remove removes the tenant itself.
+func (t *Tenant) remove(ctx context.Context) error {
+	if err := t.own(ctx); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(t.tree())
+	if err != nil {
+		return err
+	}
+	if len(entries) > 0 {
+		return syscall.ENOTEMPTY
+	}
+	if err := t.shipAll(ctx); err != nil {
+		return err
+	}
+	if err := t.saveRecord(ctx, func(r *tenant.Record) { r.Owner, r.Deleted = nil, t.v.opts.Now() }); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	t.held = nil
+	t.lost = errors.E("use tenant", t.id, errors.NotExist, fmt.Errorf("it was removed"))
+	t.mu.Unlock()
+	return os.RemoveAll(t.dir)
+}

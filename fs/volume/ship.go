@@ -1,0 +1,345 @@
+package volume
+
+import (
+	"context"
+	stderrors "errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"atc/fs/database"
+	"atc/fs/errors"
+	"atc/fs/tenant"
+)
+
+// This file defines when things go to the bucket: once per ship interval for
+// whatever is in use, and everything at the end. A tenant that nobody uses is
+// not looked at.
+
+// shipState is the backoff of one database while the bucket does not answer.
+// Only the goroutine that ships it uses it.
+type shipState struct {
+	busy     bool // a goroutine ships it; protected by Tenant.mu
+	failures int
+	notUntil time.Time
+}
+
+const (
+	firstBackoff = 500 * time.Millisecond
+	maxBackoff   = 30 * time.Second
+)
+
+// failed sets when the next attempt may begin: later each time, and not at the
+// same moment for all.
+func (s *shipState) failed(now time.Time) {
+	d := min(firstBackoff<<min(s.failures, 10), maxBackoff)
+	s.failures++
+	s.notUntil = now.Add(d/2 + rand.N(d/2))
+}
+
+// shipLoop runs until the volume is closed.
+func (v *Volume) shipLoop() {
+	defer v.work.Done()
+	ticker := time.NewTicker(v.opts.ShipInterval)
+	defer ticker.Stop()
+	var ships sync.WaitGroup
+	defer ships.Wait()
+	for {
+		select {
+		case <-ticker.C:
+		case <-v.ctx.Done():
+			return
+		}
+		for _, t := range v.all() {
+			t.tick(&ships)
+		}
+	}
+}
+
+// tick starts what is due for a tenant. It does not wait: a slow database does
+// not delay another.
+func (t *Tenant) tick(ships *sync.WaitGroup) {
+	now := t.v.opts.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held == nil || t.lost != nil {
+		return
+	}
+	start := func(s *shipState, do func(context.Context) error) {
+		if s.busy || now.Before(s.notUntil) {
+			return
+		}
+		s.busy = true
+		ships.Add(1)
+		go func() {
+			defer ships.Done()
+			err := do(t.v.ctx)
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			s.busy = false
+			t.shipped(s, err)
+		}()
+	}
+	if t.changed || t.files.dirty {
+		start(&t.treeShip, t.shipTree)
+	}
+	for _, e := range t.databases {
+		if e.db != nil {
+			start(&e.ship, func(ctx context.Context) error { return e.tick(ctx, now) })
+		}
+	}
+	t.dropOrphans()
+}
+
+// shipped notes how a shipment ended. Tenant.mu is held.
+func (t *Tenant) shipped(s *shipState, err error) {
+	switch {
+	case err == nil:
+		s.failures, s.notUntil = 0, time.Time{}
+	case t.v.ctx.Err() != nil: // the end will try once more
+	case errors.Is(errors.Fenced, err):
+		go t.fence(err) // it takes Tenant.mu
+	default:
+		if s.failures == 0 {
+			t.v.opts.Logger.Warn("cannot ship; trying again", "tenant", t.id, "err", err)
+		}
+		s.failed(t.v.opts.Now())
+	}
+}
+
+// tick captures and ships one database, and closes it when it was not used for a
+// while.
+func (e *entry) tick(ctx context.Context, now time.Time) error {
+	t := e.tenant
+	t.mu.Lock()
+	db, idle := e.db, e.idle
+	unrecorded := t.changed
+	t.mu.Unlock()
+	if db == nil {
+		return nil
+	}
+	if db.Users() > 0 {
+		if err := db.Tick(); err != nil {
+			return err
+		}
+	} else if now.Sub(idle) > t.v.opts.CloseAfter && !unrecorded {
+		return e.close(ctx)
+	}
+	if unrecorded {
+		// The record goes first: nothing is found in the bucket that it does
+		// not name.
+		if err := t.saveRecord(ctx, nil); err != nil {
+			return err
+		}
+	}
+	return db.Ship(ctx)
+}
+
+// close closes the database of e, unless it is in use again.
+func (e *entry) close(ctx context.Context) error {
+	t := e.tenant
+	e.opening.Lock()
+	defer e.opening.Unlock()
+	t.mu.Lock()
+	db := e.db
+	if db == nil || db.Users() > 0 || t.hasOpen(e) {
+		t.mu.Unlock()
+		return nil
+	}
+	t.mu.Unlock()
+	if err := db.Flush(ctx); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	if db.Users() > 0 || t.hasOpen(e) { // opened while it was shipped
+		t.mu.Unlock()
+		return nil
+	}
+	e.db = nil // who comes now waits for e.opening
+	t.mu.Unlock()
+	if err := db.Close(ctx); err != nil {
+		t.mu.Lock()
+		e.at, e.keep, e.clean = 0, true, false // compare at the next opening
+		t.mu.Unlock()
+		return err
+	}
+	e.settle(db)
+	return nil
+}
+
+// settle notes where a database stands that was closed cleanly.
+func (e *entry) settle(db *database.DB) {
+	t := e.tenant
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	txid, pageSize, pages := db.Position()
+	e.record.TXID, e.record.PageSize, e.record.Pages = txid, pageSize, pages
+	var st syscall.Stat_t
+	if syscall.Lstat(t.backing(e.path), &st) == nil {
+		e.record.Modified = time.Unix(st.Mtim.Unix()).UTC()
+		t.local.Databases[e.folder] = localDatabase{Inode: st.Ino, TXID: txid}
+	}
+	e.at, e.fresh, e.keep, e.clean = txid, txid == 0, true, true
+}
+
+// hasOpen reports whether a file of e is open or being opened. Tenant.mu is
+// held.
+func (t *Tenant) hasOpen(e *entry) bool {
+	for _, f := range t.open {
+		if f.entry == e {
+			return true
+		}
+	}
+	return false
+}
+
+// dropOrphans closes removed databases once nobody has them open. Their last
+// commits are not shipped: they were removed. Tenant.mu is held.
+func (t *Tenant) dropOrphans() {
+	t.orphans = slices.DeleteFunc(t.orphans, func(e *entry) bool {
+		if t.hasOpen(e) || e.ship.busy {
+			return false
+		}
+		if e.db != nil {
+			e.db.Abandon()
+			e.db = nil
+		}
+		return true
+	})
+}
+
+// shipTree brings the record and the plain files up to date.
+func (t *Tenant) shipTree(ctx context.Context) error {
+	if err := t.saveRecord(ctx, nil); err != nil {
+		return err
+	}
+	return t.shipFiles(ctx)
+}
+
+// saveRecord writes the record if it does not say what is so, or if change asks
+// for more. A database that is there no more is noted as removed.
+func (t *Tenant) saveRecord(ctx context.Context, change func(*tenant.Record)) error {
+	t.recording.Lock()
+	defer t.recording.Unlock()
+	t.mu.Lock()
+	if !t.changed && change == nil {
+		t.mu.Unlock()
+		return nil
+	}
+	t.changed = false
+	held := t.held
+	databases := make(map[string]*tenant.Database, len(t.databases))
+	folders := make(map[string]bool)
+	for path, e := range t.databases {
+		d := e.record
+		databases[path] = &d
+		folders[e.folder] = true
+	}
+	t.mu.Unlock()
+	err := t.v.registry.Update(ctx, held, func(r *tenant.Record) {
+		for path, d := range r.Databases {
+			if !folders[d.Folder] {
+				r.Removed = append(r.Removed, tenant.Removed{Path: path, At: t.v.opts.Now(), Database: *d})
+			}
+		}
+		r.Databases = databases
+		if change != nil {
+			change(r)
+		}
+	})
+	if err != nil {
+		t.mu.Lock()
+		t.changed = true
+		t.mu.Unlock()
+	}
+	return err
+}
+
+// entries returns the tenant's databases.
+func (t *Tenant) entries() []*entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	es := make([]*entry, 0, len(t.databases))
+	for _, e := range t.databases {
+		es = append(es, e)
+	}
+	return es
+}
+
+// shipAll ships whatever a tenant has.
+func (t *Tenant) shipAll(ctx context.Context) error {
+	if err := t.shipTree(ctx); err != nil {
+		return err
+	}
+	for _, e := range t.entries() {
+		t.mu.Lock()
+		db := e.db
+		t.mu.Unlock()
+		if db == nil {
+			continue
+		}
+		if err := db.Tick(); err != nil {
+			return err
+		}
+		if err := db.Flush(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// release ships everything of a tenant and gives it back.
+func (t *Tenant) release(ctx context.Context) error {
+	t.mu.Lock()
+	held, lost := t.held, t.lost
+	t.mu.Unlock()
+	if held == nil {
+		return nil
+	}
+	if lost != nil {
+		return lost
+	}
+	if err := t.shipAll(ctx); err != nil {
+		return err
+	}
+	for _, e := range t.entries() {
+		if err := e.close(ctx); err != nil {
+			return err
+		}
+	}
+	if err := t.saveRecord(ctx, func(r *tenant.Record) { r.Owner, r.Released = nil, t.v.opts.Now() }); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.held = nil
+	t.local.Clean = true
+	return t.local.write(t.dir)
+}
+
+// releaseAll releases every tenant, several at a time.
+func (v *Volume) releaseAll(ctx context.Context) error {
+	const atOnce = 8
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex // protects errs
+		errs  []error
+		slots = make(chan struct{}, atOnce)
+	)
+	for _, t := range v.all() {
+		wg.Add(1)
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots; wg.Done() }()
+			if err := t.release(ctx); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, errors.E("release tenant", t.id+" (its files stay in "+t.dir+")", errors.Other, err))
+			}
+		}()
+	}
+	wg.Wait()
+	return stderrors.Join(errs...)
+}

@@ -1,0 +1,109 @@
+package volume
+
+import (
+	"slices"
+	"strings"
+
+	"atc/fs/bucket"
+	"atc/fs/database"
+)
+
+// This file defines what a volume tells about itself.
+
+// Stat is a volume at one moment.
+type Stat struct {
+	Machine, Session string
+	Cache, Store     string
+	Bucket           bucket.Counts // since the volume was opened
+	Tenants          []TenantStat
+}
+
+// TenantStat is one tenant that was used in this run.
+type TenantStat struct {
+	ID           string
+	State        string // unopened, open or fenced
+	Epoch        uint64
+	Bucket       bucket.Counts
+	Files        int  // plain files, folders and symlinks that the bucket's index names
+	PendingFiles int  // plain files that were written and are not in the bucket
+	Pending      bool // names or the record are not in the bucket
+	Databases    []DatabaseStat
+}
+
+// DatabaseStat is one database of a tenant.
+type DatabaseStat struct {
+	Path   string
+	Open   bool
+	Bucket bucket.Counts
+	database.Stat
+}
+
+// Stat tells about all tenants that were used in this run, or about the one
+// whose ID is given.
+func (v *Volume) Stat(id string) Stat {
+	s := Stat{
+		Machine: v.machine, Session: v.session, Cache: v.opts.Cache, Store: v.opts.Bucket.URL(),
+		Bucket: v.counters.Snapshot(),
+	}
+	for _, t := range v.all() {
+		if id == "" || t.id == id {
+			s.Tenants = append(s.Tenants, t.stat())
+		}
+	}
+	slices.SortFunc(s.Tenants, func(a, b TenantStat) int { return strings.Compare(a.ID, b.ID) })
+	return s
+}
+
+func (t *Tenant) stat() TenantStat {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := TenantStat{
+		ID: t.id, State: "unopened", Bucket: t.counters.Snapshot(),
+		Files:        len(t.files.index.Entries),
+		PendingFiles: len(t.files.touched), Pending: t.changed || t.files.dirty || t.treeShip.busy,
+	}
+	if t.held != nil {
+		s.State, s.Epoch = "open", t.held.Epoch
+	}
+	if t.lost != nil {
+		s.State = "fenced"
+	}
+	for path, e := range t.databases {
+		d := DatabaseStat{Path: path, Bucket: e.counters.Snapshot()}
+		if e.db != nil {
+			d.Open, d.Stat = true, e.db.Stat()
+		} else {
+			d.TXID, d.PageSize, d.Pages = e.record.TXID, e.record.PageSize, e.record.Pages
+		}
+		s.Databases = append(s.Databases, d)
+	}
+	slices.SortFunc(s.Databases, func(a, b DatabaseStat) int { return strings.Compare(a.Path, b.Path) })
+	return s
+}
+
+// Shipped reports whether the bucket holds everything that was committed in a
+// tenant until now.
+func (v *Volume) Shipped(id string) bool {
+	v.mu.Lock()
+	t := v.tenants[id]
+	v.mu.Unlock()
+	if t == nil {
+		return true
+	}
+	for _, e := range t.entries() {
+		t.mu.Lock()
+		db := e.db
+		t.mu.Unlock()
+		if db == nil {
+			continue
+		}
+		if db.Tick() != nil {
+			return false
+		}
+		if s := db.Stat(); s.PendingPages > 0 || s.InFlight || s.TXID == 0 || len(s.Degraded) > 0 {
+			return false
+		}
+	}
+	s := t.stat()
+	return !s.Pending
+}

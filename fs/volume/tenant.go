@@ -1,0 +1,220 @@
+package volume
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"atc/fs/bucket"
+	"atc/fs/database"
+	"atc/fs/errors"
+	"atc/fs/history"
+	"atc/fs/journal"
+	"atc/fs/tenant"
+)
+
+// Tenant is one tenant on this machine. Its methods may be called concurrently.
+// Paths are relative to the tenant's folder and use "/"; "" is the folder.
+type Tenant struct {
+	v        *Volume
+	id       string
+	dir      string // in the cache: local.json, tree/, db/, missing/
+	counters bucket.Counters
+	contents *tenant.Files
+
+	owning sync.Mutex // one acquisition at a time
+
+	mu        sync.Mutex // protects everything below
+	held      *tenant.Held
+	lost      error // why the tenant is ours no more
+	local     localState
+	databases map[string]*entry // by path
+	open      map[uint64]*File  // files with handles, by inode
+	serials   map[uint64]uint64 // inode → number that the kernel knows the file by
+	changed   bool              // the record does not say yet what databases says
+	files     plainFiles
+	treeShip  shipState
+	orphans   []*entry // removed databases that somebody may still have open
+
+	recording sync.Mutex // one write of the record at a time
+}
+
+// entry is a database of a tenant, whether open or not.
+type entry struct {
+	tenant   *Tenant
+	counters bucket.Counters
+
+	opening sync.Mutex // one opening or closing at a time
+
+	// Protected by Tenant.mu.
+	path   string
+	folder string
+	record tenant.Database
+	db     *database.DB // nil while closed
+	at     history.TXID // where an index in the bucket is known to stand; 0 to look
+	fresh  bool         // the bucket has nothing of it
+	keep   bool         // the local file is of this database
+	clean  bool         // with keep: exactly as at the transaction at
+	gone   bool         // removed from the tenant
+	idle   time.Time
+	ship   shipState
+}
+
+func newTenant(v *Volume, id string) *Tenant {
+	t := &Tenant{
+		v: v, id: id, dir: filepath.Join(v.opts.Cache, "tenants", id),
+		databases: make(map[string]*entry),
+		open:      make(map[uint64]*File),
+		serials:   make(map[uint64]uint64),
+	}
+	t.contents = tenant.NewFiles(v.bucketFor(&t.counters), id)
+	t.files.init()
+	return t
+}
+
+// ID is the tenant's ID.
+func (t *Tenant) ID() string { return t.id }
+
+func (t *Tenant) tree() string { return filepath.Join(t.dir, "tree") }
+func (t *Tenant) backing(path string) string {
+	return filepath.Join(t.tree(), filepath.FromSlash(path))
+}
+func (t *Tenant) databaseDir(f string) string { return filepath.Join(t.dir, "db", f) }
+func (t *Tenant) missingMark(i uint64) string { return filepath.Join(t.dir, "missing", fmt.Sprint(i)) }
+func (t *Tenant) name(path string) string     { return t.id + "/" + path }
+
+// own makes this machine the tenant's owner, if it is not yet, and lays out its
+// files. Everything but listing the root goes through here first.
+func (t *Tenant) own(ctx context.Context) error {
+	t.mu.Lock()
+	owned, lost := t.held != nil, t.lost
+	t.mu.Unlock()
+	if lost != nil {
+		return lost
+	}
+	if owned {
+		return nil
+	}
+	t.owning.Lock()
+	defer t.owning.Unlock()
+	t.mu.Lock()
+	owned = t.held != nil
+	t.mu.Unlock()
+	if owned {
+		return nil
+	}
+	// The caller may be interrupted at any time; taking a tenant is not left
+	// half done for that.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if err := t.acquire(ctx); err != nil {
+		t.v.opts.Logger.Error("cannot open tenant", "tenant", t.id, "err", err)
+		return err
+	}
+	return nil
+}
+
+// newEntry makes the database that begins with the file at path. Nothing is in
+// the bucket yet. Tenant.mu is held.
+func (t *Tenant) newEntry(path string, inode uint64) *entry {
+	base := filepath.Base(path)
+	clean := strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '.', r == '-', r == '_':
+			return r
+		}
+		return '_'
+	}, base)
+	clean = strings.TrimLeft(clean[:min(len(clean), 100)], ".")
+	e := &entry{tenant: t, path: path, folder: clean + "-" + strings.ToLower(rand.Text()[:16]), fresh: true, keep: true}
+	e.record = tenant.Database{Folder: e.folder, Mode: 0o644}
+	t.databases[path] = e
+	t.local.Databases[e.folder] = localDatabase{Inode: inode}
+	t.changed = true
+	return e
+}
+
+// options is how the database of e is opened now. Tenant.mu is held.
+func (e *entry) options() database.Options {
+	t := e.tenant
+	return database.Options{
+		Name:         t.name(e.path),
+		Path:         t.backing(e.path),
+		Dir:          t.databaseDir(e.folder),
+		Log:          history.NewLog(t.v.bucketFor(&t.counters, &e.counters), tenant.DatabaseFolder(t.id, e.folder)),
+		At:           e.at,
+		Epoch:        t.held.Epoch,
+		New:          e.fresh,
+		Keep:         e.keep,
+		Clean:        e.clean,
+		Now:          t.v.opts.Now,
+		Logger:       t.v.opts.Logger,
+		FaultTimeout: t.v.opts.FaultTimeout,
+		SharedIndex:  t.v.passthrough.Load(),
+	}
+}
+
+// database opens the database of e, or returns it.
+func (e *entry) database(ctx context.Context) (*database.DB, error) {
+	t := e.tenant
+	t.mu.Lock()
+	db := e.db
+	t.mu.Unlock()
+	if db != nil {
+		return db, nil
+	}
+	e.opening.Lock()
+	defer e.opening.Unlock()
+	t.mu.Lock()
+	if e.db != nil || t.lost != nil {
+		db, err := e.db, t.lost
+		t.mu.Unlock()
+		return db, err
+	}
+	opts := e.options()
+	t.mu.Unlock()
+	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+		return nil, errors.E("open database", opts.Name, errors.Other, err)
+	}
+	db, err := database.Open(ctx, opts)
+	if err != nil {
+		if errors.Is(errors.Fenced, err) {
+			t.fence(err)
+		}
+		return nil, err
+	}
+	t.mu.Lock()
+	e.db, e.idle = db, t.v.opts.Now()
+	t.mu.Unlock()
+	if after := t.v.opts.HydrateAfter; after >= 0 {
+		db.HydrateAfter(after)
+	}
+	return db, nil
+}
+
+// fence notes that another machine has the tenant now. Nothing of it is opened
+// or synced any more; what was not shipped stays in the cache folder.
+func (t *Tenant) fence(cause error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lost == nil {
+		t.lost = errors.E("use tenant", t.id, errors.Fenced, cause)
+		t.v.opts.Logger.Error("tenant was taken over by another machine; commits that were not shipped are kept here",
+			"tenant", t.id, "folder", t.dir, "err", cause)
+	}
+}
+
+// sidecarOf returns the database that the file at path stands beside, and its
+// role; nil for any other file. Tenant.mu is held.
+func (t *Tenant) sidecarOf(path string) (*entry, journal.Sidecar) {
+	base, role := journal.SplitSidecar(path)
+	if role == journal.None {
+		return nil, journal.None
+	}
+	return t.databases[base], role
+}

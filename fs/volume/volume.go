@@ -1,0 +1,326 @@
+// Package volume is the filesystem without FUSE: the tenants of one cache
+// folder, their files and databases, and what happens at each operation on
+// them. fs/mount shows it to the kernel.
+//
+//	v, err := volume.Open(ctx, volume.Options{Bucket: b, Cache: dir, ...})
+//	t, err := v.Tenant(ctx, "acme")
+//	h, err := t.OpenFile(ctx, "main.sqlite3", os.O_RDWR, 0o644)
+//
+// Every tenant has a tree of ordinary local files below the cache folder, which
+// looks as the application sees it. A file whose content was not fetched yet is
+// a hole of the right size, so that names, sizes and times are answered by the
+// local filesystem and nothing is fetched to list a folder.
+//
+// Limitations: a tenant stays owned until the volume is closed. Hard links,
+// devices and extended attributes are refused.
+package volume
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"atc/fs/bucket"
+	"atc/fs/errors"
+	"atc/fs/tenant"
+)
+
+// Options configure a volume. They are not changed after Open.
+type Options struct {
+	Bucket bucket.Bucket
+	Cache  string // folder for everything local; one volume at a time has it
+	Logger *slog.Logger
+
+	// Machine names this machine in the records; by default an ID that is made
+	// once and kept in the cache folder.
+	Machine string
+	// ShipInterval is how long a commit may wait for the bucket; 1 s by default.
+	ShipInterval time.Duration
+	// HydrateAfter is how long after its opening the rest of a database is
+	// fetched; 2 s by default, negative for never.
+	HydrateAfter time.Duration
+	// CloseAfter is how long a database that nobody has open is kept open; 10 s
+	// by default.
+	CloseAfter time.Duration
+	// FaultTimeout bounds how long a read waits for the bucket; 30 s by default.
+	FaultTimeout time.Duration
+	// Now is the clock; time.Now by default.
+	Now func() time.Time
+}
+
+func (o *Options) defaults() {
+	if o.ShipInterval == 0 {
+		o.ShipInterval = time.Second
+	}
+	if o.HydrateAfter == 0 {
+		o.HydrateAfter = 2 * time.Second
+	}
+	if o.CloseAfter == 0 {
+		o.CloseAfter = 10 * time.Second
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Volume is the set of tenants that a machine serves. Its methods may be called
+// concurrently.
+type Volume struct {
+	opts     Options
+	machine  string
+	session  string
+	boot     string
+	lock     *os.File
+	registry *tenant.Registry
+	counters bucket.Counters
+
+	nextSerial  atomic.Uint64 // see Attr.Serial
+	passthrough atomic.Bool
+
+	ctx    context.Context // ends when the volume is closed
+	cancel context.CancelFunc
+	work   sync.WaitGroup // the ship loop, hydrations, recoveries
+
+	mu      sync.Mutex // protects what follows
+	tenants map[string]*Tenant
+	absent  map[string]time.Time // IDs that have no tenant, as of when
+}
+
+// Open takes the cache folder and starts to ship. What a run that did not end
+// cleanly left in the folder is taken up again in the background.
+func Open(ctx context.Context, opts Options) (_ *Volume, err error) {
+	opts.defaults()
+	if err := os.MkdirAll(filepath.Join(opts.Cache, "tenants"), 0o700); err != nil {
+		return nil, errors.E("open cache folder", opts.Cache, errors.Other, err)
+	}
+	lock, err := lockFolder(opts.Cache)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
+	v := &Volume{
+		opts: opts, machine: opts.Machine, session: rand.Text(), lock: lock,
+		tenants: make(map[string]*Tenant), absent: make(map[string]time.Time),
+	}
+	if v.machine == "" {
+		if v.machine, err = machineID(opts.Cache); err != nil {
+			return nil, err
+		}
+	}
+	if v.boot, err = bootID(); err != nil {
+		return nil, err
+	}
+	v.registry = tenant.NewRegistry(v.bucketFor(), v.machine, v.session, opts.Now)
+	v.ctx, v.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	v.recover()
+	v.work.Add(1)
+	go v.shipLoop()
+	return v, nil
+}
+
+// lockFolder makes this process the only one that uses a cache folder. The lock
+// goes with the process, however it ends.
+func lockFolder(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, errors.E("open cache folder", dir, errors.Other, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, errors.E("open cache folder", dir, errors.Busy,
+			fmt.Errorf("another atc uses it; give this one a folder of its own with --cache"))
+	}
+	return f, nil
+}
+
+// machineID reads the machine's ID from the cache folder, or makes one.
+func machineID(dir string) (string, error) {
+	path := filepath.Join(dir, "machine")
+	b, err := os.ReadFile(path)
+	if id := strings.TrimSpace(string(b)); err == nil && id != "" {
+		return id, nil
+	}
+	id := "m" + strings.ToLower(rand.Text()[:15])
+	if err := writeFile(path, []byte(id+"\n")); err != nil {
+		return "", fmt.Errorf("keep the machine's ID: %w", err)
+	}
+	return id, nil
+}
+
+// bootID changes when the kernel restarts, and with it what was never synced is
+// gone (Documentation/admin-guide/sysctl/kernel.rst, random/boot_id).
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the boot ID: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// bucketFor counts requests for the whole volume and for the given parts of it.
+func (v *Volume) bucketFor(parts ...*bucket.Counters) bucket.Bucket {
+	b := bucket.Count(v.opts.Bucket, &v.counters)
+	for _, part := range parts {
+		b = bucket.Count(b, part)
+	}
+	return b
+}
+
+// SetPassthrough says whether the kernel reads and writes local files itself
+// where [Handle.Direct] allows it. It is set before anything is opened.
+func (v *Volume) SetPassthrough(on bool) { v.passthrough.Store(on) }
+
+// CacheDir is the folder for everything local.
+func (v *Volume) CacheDir() string { return v.opts.Cache }
+
+// Serial returns a number that no file of the volume has.
+func (v *Volume) Serial() uint64 { return v.nextSerial.Add(1) }
+
+// Machine and Session name this machine and this run.
+func (v *Volume) Machine() string { return v.machine }
+
+// Session names this run.
+func (v *Volume) Session() string { return v.session }
+
+// Tenants lists the IDs of all tenants that are there, in order.
+func (v *Volume) Tenants(ctx context.Context) ([]string, error) {
+	ids, err := v.registry.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there := ids[:0]
+	for _, id := range ids {
+		ok, err := v.Exists(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			there = append(there, id)
+		}
+	}
+	return there, nil
+}
+
+const (
+	// absentFor is how long an ID without a tenant is remembered, so that
+	// somebody who tries names causes few requests.
+	absentFor = 2 * time.Second
+	// maxAbsent bounds how many such IDs are remembered.
+	maxAbsent = 10000
+)
+
+// Exists reports whether there is a tenant of that ID. An ID that cannot be one
+// is Invalid and asks nobody.
+func (v *Volume) Exists(ctx context.Context, id string) (bool, error) {
+	_, err := v.Tenant(ctx, id)
+	if errors.Is(errors.NotExist, err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Tenant returns a tenant without opening anything of it. It fails with NotExist
+// where there is none.
+func (v *Volume) Tenant(ctx context.Context, id string) (*Tenant, error) {
+	if err := tenant.CheckID(id); err != nil {
+		return nil, err
+	}
+	v.mu.Lock()
+	t, at := v.tenants[id], v.absent[id]
+	v.mu.Unlock()
+	if t != nil {
+		return t, nil
+	}
+	if v.opts.Now().Sub(at) < absentFor {
+		return nil, errors.E("open tenant", id, errors.NotExist, nil)
+	}
+	if _, err := v.registry.Load(ctx, id); err != nil {
+		if errors.Is(errors.NotExist, err) {
+			v.mu.Lock()
+			if len(v.absent) >= maxAbsent {
+				clear(v.absent)
+			}
+			v.absent[id] = v.opts.Now()
+			v.mu.Unlock()
+		}
+		return nil, err
+	}
+	return v.add(id), nil
+}
+
+func (v *Volume) add(id string) *Tenant {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.absent, id)
+	if t := v.tenants[id]; t != nil {
+		return t
+	}
+	t := newTenant(v, id)
+	v.tenants[id] = t
+	return t
+}
+
+// Create makes a tenant. It fails with Invalid for an ID that cannot be one and
+// with Exist for one that is there.
+func (v *Volume) Create(ctx context.Context, id string) (*Tenant, error) {
+	if err := tenant.CheckID(id); err != nil {
+		return nil, err
+	}
+	if err := v.registry.Create(ctx, id); err != nil {
+		return nil, err
+	}
+	return v.add(id), nil
+}
+
+// Remove removes a tenant whose folder is empty; its history stays in the
+// bucket.
+func (v *Volume) Remove(ctx context.Context, id string) error {
+	t, err := v.Tenant(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := t.remove(ctx); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	delete(v.tenants, id)
+	v.mu.Unlock()
+	return nil
+}
+
+// all returns the tenants known in this run.
+func (v *Volume) all() []*Tenant {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	ts := make([]*Tenant, 0, len(v.tenants))
+	for _, t := range v.tenants {
+		ts = append(ts, t)
+	}
+	return ts
+}
+
+// Close ships everything, releases all tenants and gives the cache folder back.
+// Nothing may be open any more. What could not be shipped stays in the folder;
+// the error names it.
+func (v *Volume) Close(ctx context.Context) error {
+	v.cancel()
+	v.work.Wait()
+	err := v.releaseAll(ctx)
+	v.lock.Close()
+	return err
+}
