@@ -15,7 +15,7 @@ const (
 	NotExist                // there is no such object
 	Exist                   // the object is there already
 	Condition               // a conditional write found another version than it asked for
-	Busy                    // another machine owns it now
+	Busy                    // somebody else has it now
 	Fenced                  // this machine owned it and has lost it
 	Corrupt                 // bytes that do not match their checksum or their format
 	Unavailable             // the bucket or a peer did not answer; a retry can help
@@ -37,7 +37,7 @@ var kinds = [...]struct {
 	NotExist:    {"does not exist", syscall.ENOENT, http.StatusNotFound},
 	Exist:       {"exists already", syscall.EEXIST, http.StatusConflict},
 	Condition:   {"changed meanwhile", syscall.EBUSY, http.StatusPreconditionFailed},
-	Busy:        {"owned by another machine", syscall.EBUSY, http.StatusMisdirectedRequest},
+	Busy:        {"in use elsewhere", syscall.EBUSY, http.StatusMisdirectedRequest},
 	Fenced:      {"taken over by another machine", syscall.EIO, http.StatusMisdirectedRequest},
 	Corrupt:     {"corrupt", syscall.EIO, http.StatusInternalServerError},
 	Unavailable: {"unavailable", syscall.EIO, http.StatusServiceUnavailable},

@@ -20,7 +20,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
@@ -106,21 +105,26 @@ func explain(err error) error {
 	return fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN, at least in a user namespace", err)
 }
 
-// clearStale removes a mount whose server is gone: every access to it fails with
-// ENOTCONN.
+// clearStale removes mounts whose server is gone. A mount that still answers is
+// another atc's. The question is statfs(2), since the kernel answers stat(2) of
+// a dead mount's root out of its cache.
 func clearStale(dir string) error {
-	_, err := os.Stat(dir)
-	if !isErrno(err, syscall.ENOTCONN) {
-		return nil
+	for {
+		if _, mounted := Source(dir); !mounted {
+			return nil
+		}
+		var st unix.Statfs_t
+		switch err := unix.Statfs(dir, &st); err {
+		case unix.ENOTCONN, unix.ECONNABORTED:
+		case nil:
+			return errors.E("mount", dir, errors.Busy, fmt.Errorf("another atc is mounted there"))
+		default:
+			return errors.E("mount", dir, errors.Other, err)
+		}
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return errors.E("remove the mount of a run that was killed", dir, errors.Other, err)
+		}
 	}
-	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-		return errors.E("remove the mount of a run that was killed", dir, errors.Other, err)
-	}
-	return nil
-}
-
-func isErrno(err error, errno syscall.Errno) bool {
-	return err != nil && errors.Errno(err) == errno
 }
 
 // passes finds out whether this kernel lets files be passed through, by trying.

@@ -1,0 +1,89 @@
+package config
+
+import (
+	"reflect"
+	"strings"
+)
+
+// The keys that exist, and which of them somebody meant who wrote another.
+
+// walk visits every key of a configuration and every table, with the field that
+// it sets, in the order in which Config declares them.
+func walk(c *Config, visit func(key string, field reflect.Value)) {
+	var table func(prefix string, s reflect.Value)
+	table = func(prefix string, s reflect.Value) {
+		for f, v := range s.Fields() {
+			key := prefix + f.Tag.Get("toml")
+			visit(key, v)
+			if v.Kind() == reflect.Struct {
+				table(key+".", v)
+			}
+		}
+	}
+	table("", reflect.ValueOf(c).Elem())
+}
+
+// split cuts a key into its table, "" for the topmost, and its last part.
+func split(key string) (table, name string) {
+	i := strings.LastIndexByte(key, '.')
+	return key[:max(i, 0)], key[i+1:]
+}
+
+// siblings lists the keys that exist in a key's table.
+func siblings(key string) []string {
+	table, _ := split(key)
+	var found []string
+	walk(new(Config), func(known string, _ reflect.Value) {
+		if t, _ := split(known); t == table {
+			found = append(found, known)
+		}
+	})
+	return found
+}
+
+// nearest finds the key that was probably meant: one that differs in at most a
+// third of its letters, else one of the same name in another table. It returns
+// "" where nothing is near.
+func nearest(key string) string {
+	_, name := split(key)
+	best, limit, elsewhere := "", max(1, len(name)/3), ""
+	walk(new(Config), func(known string, _ reflect.Value) {
+		// One that is longer by more than that is farther, and may be very long.
+		if len(key)-len(known) <= limit {
+			if d := distance(key, known); d <= limit && (best == "" || d < limit) {
+				best, limit = known, d
+			}
+		}
+		if _, n := split(known); n == name && elsewhere == "" {
+			elsewhere = known
+		}
+	})
+	if best == "" {
+		return elsewhere
+	}
+	return best
+}
+
+// distance counts the letters to insert, remove, replace or swap with the next
+// one to make b of a.
+func distance(a, b string) int {
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		for j := range rows[i] {
+			if i == 0 || j == 0 {
+				rows[i][j] = i + j
+				continue
+			}
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
+		}
+	}
+	return rows[len(a)][len(b)]
+}
