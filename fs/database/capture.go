@@ -215,7 +215,7 @@ func (db *DB) commitSpool(pages map[uint32]int64, size uint32) {
 
 // openSidecar opens a sidecar for reading; nil if there is none.
 func (db *DB) openSidecar(role journal.Sidecar) (*os.File, error) {
-	f, err := os.Open(db.sidecar(role))
+	f, err := db.opts.Root.Open(db.sidecar(role))
 	if os.IsNotExist(err) {
 		return nil, nil
 	}

@@ -19,6 +19,7 @@ import (
 // after Open.
 type Options struct {
 	Name   string       // "acme/main.sqlite3", for messages
+	Root   *os.Root     // the folder that local paths are in and cannot leave
 	Path   string       // of the local file, which exists; its sidecars lie beside it
 	Dir    string       // folder of its own for local state, which exists
 	Log    *history.Log // the database's past in the bucket
@@ -99,7 +100,7 @@ func Open(ctx context.Context, opts Options) (_ *DB, err error) {
 	} else if db.index, err = opts.Log.Load(ctx, opts.At); err != nil {
 		return nil, err
 	}
-	if db.file, err = os.OpenFile(opts.Path, os.O_RDWR, 0); err != nil {
+	if db.file, err = opts.Root.OpenFile(opts.Path, os.O_RDWR, 0); err != nil {
 		return nil, err
 	}
 	pageSize, pages := db.index.Size()
@@ -130,7 +131,7 @@ func Open(ctx context.Context, opts Options) (_ *DB, err error) {
 // startCold makes the local file a hole of the database's size.
 func (db *DB) startCold(pageSize int, pages uint32) error {
 	for _, role := range []journal.Sidecar{journal.WAL, journal.SHM, journal.Rollback} {
-		if err := os.Remove(db.path + role.Suffix()); err != nil && !os.IsNotExist(err) {
+		if err := db.opts.Root.Remove(db.path + role.Suffix()); err != nil && !os.IsNotExist(err) {
 			return fmt.Errorf("remove stale sidecar: %w", err)
 		}
 	}
@@ -242,8 +243,8 @@ func (db *DB) sidecar(role journal.Sidecar) string {
 // journalActive reports whether a rollback journal is in force, so that the
 // file is in the middle of a transaction.
 func (db *DB) journalActive() bool {
-	f, err := os.Open(db.sidecar(journal.Rollback))
-	if err != nil {
+	f, err := db.openSidecar(journal.Rollback)
+	if f == nil || err != nil {
 		return false
 	}
 	defer f.Close()

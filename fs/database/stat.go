@@ -100,8 +100,11 @@ func (db *DB) Stat() Stat {
 	}
 	db.mu.RLock()
 	s.PageSize = db.pageSize
-	missing := db.present.missing
+	missing, unsynced := db.present.missing, len(db.dirty) > 0
 	db.mu.RUnlock()
+	if unsynced && !db.journalActive() {
+		s.Degraded = append(s.Degraded, "written without a journal or a sync; captured at the next sync or when it is closed")
+	}
 	if s.PageSize > 0 {
 		if pages, err := db.filePages(s.PageSize); err == nil {
 			s.Pages = pages

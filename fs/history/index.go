@@ -25,7 +25,7 @@ type Entry struct {
 // Index maps the pages of a database at one TXID to their places in the
 // bucket. Its methods may be called concurrently.
 type Index struct {
-	mu       sync.Mutex // protects everything below, and lets one fetch of a block serve all who wait for it
+	mu       sync.Mutex // protects everything below; not held during requests
 	pageSize int
 	pages    uint32
 	txid     TXID
@@ -101,15 +101,29 @@ func (x *Index) Apply(ref FileRef, c Commit, places map[uint32]Place) error {
 
 // Lookup finds a page. It reports false for a page that no file holds: one
 // behind the database's end, or the lock page. An index block that is not here
-// yet is fetched from the bucket first.
+// yet is fetched from the bucket first, while others go on.
 func (x *Index) Lookup(ctx context.Context, page uint32) (Entry, bool, error) {
+	for {
+		e, ok, missing, err := x.find(page)
+		if missing == nil {
+			return e, ok, err
+		}
+		if err := missing.load(ctx, x); err != nil {
+			return Entry{}, false, err
+		}
+	}
+}
+
+// find is Lookup as far as it goes without a request. Where an index block has
+// to be fetched first it says which.
+func (x *Index) find(page uint32) (e Entry, ok bool, missing *blockRef, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	s, ok, err := x.lookup(ctx, page)
-	if err != nil || !ok {
-		return Entry{}, false, err
+	s, ok, missing, err := x.slot(page)
+	if !ok {
+		return Entry{}, false, missing, err
 	}
-	return Entry{x.files[s.file], s.Place}, true, nil
+	return Entry{x.files[s.file], s.Place}, true, nil, nil
 }
 
 // Hash returns the xxhash64 of a page as the bucket has it, under the same
@@ -119,22 +133,25 @@ func (x *Index) Hash(ctx context.Context, page uint32) (uint64, bool, error) {
 	return e.Hash, ok, err
 }
 
-func (x *Index) lookup(ctx context.Context, page uint32) (slot, bool, error) {
+// slot finds a page in memory. Index.mu is held.
+func (x *Index) slot(page uint32) (s slot, ok bool, missing *blockRef, err error) {
 	if page == 0 || page > x.pages {
-		return slot{}, false, nil
+		return slot{}, false, nil, nil
 	}
 	if s, ok := x.overlay[page]; ok {
-		return s, true, nil
+		return s, true, nil, nil
 	}
 	if x.base == nil || page > x.baseLimit {
-		return slot{}, false, nil
+		return slot{}, false, nil, nil
 	}
-	s, err := x.base.lookup(ctx, page)
-	if err != nil {
-		return slot{}, false, err
+	n := int64(page-1) / blockEntries
+	block := x.base.cache[n]
+	if block == nil {
+		return slot{}, false, &blockRef{x.base, n, 1}, nil
 	}
+	s = entryOf(block, page)
 	if s.Length != 0 && int(s.file) >= len(x.files) {
-		return slot{}, false, x.base.corrupt(fmt.Errorf("page %d is in file %d of %d", page, s.file, len(x.files)))
+		return slot{}, false, nil, x.base.corrupt(fmt.Errorf("page %d is in file %d of %d", page, s.file, len(x.files)))
 	}
-	return s, s.Length != 0, nil
+	return s, s.Length != 0, nil, nil
 }

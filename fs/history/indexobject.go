@@ -40,7 +40,7 @@ const (
 	maxFileRefs = 1 << 22
 )
 
-// indexObject reads the entries of one index object. Whoever has it locks.
+// indexObject reads the entries of one index object. Index.mu protects cache.
 type indexObject struct {
 	bucket bucket.Bucket
 	key    string
@@ -102,23 +102,41 @@ func openIndex(ctx context.Context, b bucket.Bucket, key string) (*Index, error)
 	return x, nil
 }
 
-func (o *indexObject) lookup(ctx context.Context, page uint32) (slot, error) {
-	n := int64(page-1) / blockEntries
-	if o.cache[n] == nil {
-		b, _, err := o.bucket.GetRange(ctx, o.key, o.blocks+n*blockSize, blockSize, o.etag)
-		if err != nil {
-			return slot{}, err
-		}
-		if err := o.keep(n, b); err != nil {
-			return slot{}, err
+// blockRef names blocks of an index object that are not in memory.
+type blockRef struct {
+	object *indexObject
+	first  int64
+	count  int64
+}
+
+// load fetches the blocks without holding up who needs others, and keeps them.
+func (r *blockRef) load(ctx context.Context, x *Index) error {
+	o := r.object
+	b, _, err := o.bucket.GetRange(ctx, o.key, o.blocks+r.first*blockSize, r.count*blockSize, o.etag)
+	if err != nil {
+		return err
+	}
+	if int64(len(b)) != r.count*blockSize {
+		return o.corrupt(io.ErrUnexpectedEOF)
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for i := range r.count {
+		if err := o.keep(r.first+i, b[i*blockSize:][:blockSize]); err != nil {
+			return err
 		}
 	}
-	e := o.cache[n][int64(page-1)%blockEntries*entrySize:]
+	return nil
+}
+
+// entryOf takes a page's entry out of its block.
+func entryOf(block []byte, page uint32) slot {
+	e := block[int64(page-1)%blockEntries*entrySize:]
 	return slot{binary.LittleEndian.Uint32(e), Place{
 		Length: binary.LittleEndian.Uint32(e[4:]),
 		Offset: int64(binary.LittleEndian.Uint64(e[8:])),
 		Hash:   binary.LittleEndian.Uint64(e[16:]),
-	}}, nil
+	}}
 }
 
 // keep checks a block and remembers it.
@@ -133,35 +151,21 @@ func (o *indexObject) keep(n int64, b []byte) error {
 	return nil
 }
 
-// loadAll fetches every block in one read, for whoever wants all entries.
-func (o *indexObject) loadAll(ctx context.Context) error {
-	n := (int64(o.pages) + blockEntries - 1) / blockEntries
-	if int64(len(o.cache)) == n {
-		return nil
-	}
-	all, _, err := o.bucket.GetRange(ctx, o.key, o.blocks, n*blockSize, o.etag)
-	if err != nil {
-		return err
-	}
-	if int64(len(all)) != n*blockSize {
-		return o.corrupt(io.ErrUnexpectedEOF)
-	}
-	for i := range n {
-		if err := o.keep(i, all[i*blockSize:][:blockSize]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// LoadAll makes later calls of Lookup and Hash need no request.
+// LoadAll fetches every block in one read, so that later calls of Lookup and
+// Hash need no request.
 func (x *Index) LoadAll(ctx context.Context) error {
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.base == nil {
+	o := x.base
+	n := int64(0)
+	if o != nil {
+		n = (int64(o.pages) + blockEntries - 1) / blockEntries
+	}
+	all := o == nil || int64(len(o.cache)) == n
+	x.mu.Unlock()
+	if all {
 		return nil
 	}
-	return x.base.loadAll(ctx)
+	return (&blockRef{o, 0, n}).load(ctx, x)
 }
 
 // encode writes the whole index as one object. Files that no page is in any
@@ -177,9 +181,12 @@ func (x *Index) encode(ctx context.Context) ([]byte, error) {
 	for first := uint32(0); first < x.pages; first += blockEntries {
 		block := make([]byte, blockSize)
 		for i := range min(blockEntries, x.pages-first) {
-			s, ok, err := x.lookup(ctx, first+i+1)
+			s, ok, missing, err := x.slot(first + i + 1)
 			if err != nil {
 				return nil, err
+			}
+			if missing != nil {
+				return nil, x.base.corrupt(fmt.Errorf("block %d is not there", missing.first))
 			}
 			if !ok {
 				continue

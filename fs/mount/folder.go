@@ -7,7 +7,6 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 
 	"atc/fs/errors"
 	"atc/fs/volume"
@@ -77,14 +76,7 @@ func (n *node) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAttrIn,
 	mtime, setM := in.GetMTime()
 	atime, setA := in.GetATime()
 	if setM || setA {
-		ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_OMIT}}
-		if setA {
-			ts[0] = unix.NsecToTimespec(atime.UnixNano())
-		}
-		if setM {
-			ts[1] = unix.NsecToTimespec(mtime.UnixNano())
-		}
-		if err := n.tenant.Utimes(ctx, n.path(), ts); err != nil {
+		if err := n.tenant.Utimes(ctx, n.path(), atime, mtime); err != nil {
 			return errors.Errno(err)
 		}
 	}
@@ -262,7 +254,7 @@ var (
 )
 
 // Readlink returns where the symlink points.
-func (l *link) Readlink(context.Context) ([]byte, syscall.Errno) {
-	target, err := l.tenant.ReadLink(l.path())
+func (l *link) Readlink(ctx context.Context) ([]byte, syscall.Errno) {
+	target, err := l.tenant.ReadLink(ctx, l.path())
 	return []byte(target), errors.Errno(err)
 }

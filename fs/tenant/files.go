@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"atc/fs/bucket"
@@ -83,8 +84,12 @@ func (f *Files) Load(ctx context.Context) (*FileIndex, error) {
 	if err := json.Unmarshal(b, x); err != nil {
 		return nil, errors.E("load file index", f.tenant, errors.Corrupt, err)
 	}
-	for _, e := range x.Entries {
-		if !soundPath(e.Path) || e.Content != "" && !soundFolder(e.Content) {
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		path, ok := parsePathText(e.Path)
+		target, targetOK := parsePathText(e.Target)
+		e.Path, e.Target = path, target
+		if !ok || !targetOK || !soundPath(e.Path) || e.Content != "" && !soundFolder(e.Content) {
 			return nil, errors.E("load file index", f.tenant, errors.Corrupt, fmt.Errorf("path %q, content %q", e.Path, e.Content))
 		}
 	}
@@ -92,29 +97,41 @@ func (f *Files) Load(ctx context.Context) (*FileIndex, error) {
 }
 
 // Save writes x over the version that it was loaded or saved as. It fails with
-// Fenced when another owner has written meanwhile.
+// Fenced when another owner has written meanwhile, which has another epoch; a
+// version of our own epoch is what an earlier attempt wrote whose answer was
+// lost.
 func (f *Files) Save(ctx context.Context, x *FileIndex) error {
-	b, err := json.Marshal(x)
+	stored := *x
+	stored.Entries = slices.Clone(x.Entries)
+	for i := range stored.Entries {
+		e := &stored.Entries[i]
+		e.Path, e.Target = pathText(e.Path), pathText(e.Target)
+	}
+	b, err := json.Marshal(stored)
 	if err != nil {
 		return fmt.Errorf("encode file index of %s: %w", f.tenant, err)
 	}
-	key := f.key("index.json")
-	info, err := f.bucket.Put(ctx, key, bytes.NewReader(b), bucket.PutOptions{IfNoneMatch: x.etag == "", IfMatch: x.etag})
-	if errors.Is(errors.Condition, err) {
+	const tries = 2
+	for range tries {
+		var info bucket.Info
+		info, err = f.bucket.Put(ctx, f.key("index.json"), bytes.NewReader(b), bucket.PutOptions{IfNoneMatch: x.etag == "", IfMatch: x.etag})
+		if err == nil {
+			x.etag = info.ETag
+			return nil
+		}
+		if !errors.Is(errors.Condition, err) {
+			return err
+		}
 		there, loadErr := f.Load(ctx)
 		if loadErr != nil {
 			return loadErr
 		}
-		if again, _ := json.Marshal(there); !bytes.Equal(again, b) {
+		if there.Epoch != x.Epoch {
 			return errors.E("save file index", f.tenant, errors.Fenced, err)
 		}
-		info.ETag, err = there.etag, nil // an earlier answer was lost
+		x.etag = there.etag
 	}
-	if err != nil {
-		return err
-	}
-	x.etag = info.ETag
-	return nil
+	return err
 }
 
 // Put stores a file's content and returns its ID.

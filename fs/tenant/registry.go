@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,10 +85,17 @@ func (r *Registry) load(ctx context.Context, id string) (*Held, error) {
 	if h.Tenant != id {
 		return nil, errors.E("load tenant", id, errors.Corrupt, fmt.Errorf("the record is that of %q", h.Tenant))
 	}
-	for path, d := range h.Databases {
-		if d == nil || !soundPath(path) || !soundFolder(d.Folder) {
-			return nil, errors.E("load tenant", id, errors.Corrupt, fmt.Errorf("database %q in folder %+v", path, d))
+	databases := make(map[string]*Database, len(h.Databases))
+	for text, d := range h.Databases {
+		path, ok := parsePathText(text)
+		if !ok || d == nil || !soundPath(path) || !soundFolder(d.Folder) {
+			return nil, errors.E("load tenant", id, errors.Corrupt, fmt.Errorf("database %q in folder %+v", text, d))
 		}
+		databases[path] = d
+	}
+	h.Databases = databases
+	for i, removed := range h.Removed {
+		h.Removed[i].Path, _ = parsePathText(removed.Path) // only for people and undoing: it is checked there
 	}
 	return h, nil
 }
@@ -122,7 +130,7 @@ func (r *Registry) Create(ctx context.Context, id string) error {
 	case h.Deleted.IsZero():
 		return errors.E("create tenant", id, errors.Exist, nil)
 	}
-	next := Record{Tenant: id, Created: r.now(), Epoch: h.Epoch, Removed: h.Removed}
+	next := Record{Tenant: id, Created: r.now(), Epoch: h.Epoch + 1, Removed: h.Removed}
 	if err := r.put(ctx, h, next); err != nil {
 		if errors.Is(errors.Condition, err) {
 			return errors.E("create tenant", id, errors.Exist, err)
@@ -159,18 +167,32 @@ func (r *Registry) Acquire(ctx context.Context, id string) (held *Held, before R
 }
 
 // Update writes what change makes of the record. It fails with Fenced when
-// another session has taken the tenant; h is then unchanged.
+// another session has taken the tenant. Change may be called again, on what an
+// earlier attempt wrote whose answer was lost.
 func (r *Registry) Update(ctx context.Context, h *Held, change func(*Record)) error {
-	next := h.Record
-	next.Databases = make(map[string]*Database, len(h.Databases))
-	for path, d := range h.Databases {
-		copied := *d
-		next.Databases[path] = &copied
-	}
-	change(&next)
-	err := r.put(ctx, h, next)
-	if errors.Is(errors.Condition, err) {
-		return errors.E("update tenant", h.Tenant, errors.Fenced, err)
+	const tries = 2
+	var err error
+	for range tries {
+		next := h.Record
+		next.Databases = make(map[string]*Database, len(h.Databases))
+		for path, d := range h.Databases {
+			copied := *d
+			next.Databases[path] = &copied
+		}
+		change(&next)
+		err = r.put(ctx, h, next)
+		if !errors.Is(errors.Condition, err) {
+			break
+		}
+		there, loadErr := r.load(ctx, h.Tenant)
+		if loadErr != nil {
+			return errors.E("update tenant", h.Tenant, errors.Other, loadErr)
+		}
+		// Nobody but us writes a record of our epoch: a new owner counts it up.
+		if there.Epoch != h.Epoch {
+			return errors.E("update tenant", h.Tenant, errors.Fenced, err)
+		}
+		*h = *there
 	}
 	if err != nil {
 		return errors.E("update tenant", h.Tenant, errors.Other, err)
@@ -178,18 +200,19 @@ func (r *Registry) Update(ctx context.Context, h *Held, change func(*Record)) er
 	return nil
 }
 
-// Release gives a tenant back, with its databases where they are then.
-func (r *Registry) Release(ctx context.Context, h *Held, databases map[string]*Database) error {
-	return r.Update(ctx, h, func(next *Record) {
-		next.Databases = databases
-		next.Owner, next.Released = nil, r.now()
-	})
-}
-
 // put writes next in place of the version that h has. That the object has
 // exactly our bytes after a conflict means that an earlier answer was lost.
 func (r *Registry) put(ctx context.Context, h *Held, next Record) error {
-	b, err := json.MarshalIndent(next, "", "  ")
+	stored := next
+	stored.Databases = make(map[string]*Database, len(next.Databases))
+	for path, d := range next.Databases {
+		stored.Databases[pathText(path)] = d
+	}
+	stored.Removed = slices.Clone(next.Removed)
+	for i := range stored.Removed {
+		stored.Removed[i].Path = pathText(stored.Removed[i].Path)
+	}
+	b, err := json.MarshalIndent(stored, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode record of %s: %w", next.Tenant, err)
 	}

@@ -89,8 +89,18 @@ func (t *Tenant) acquire(ctx context.Context) error {
 			return err
 		}
 	}
+	root, err := openTree(filepath.Join(t.dir, "tree"))
+	if err != nil {
+		return errors.E("open tenant", t.id, errors.Other, err)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer func() {
+		if t.held == nil {
+			root.Close()
+		}
+	}()
+	t.root = root
 	t.held, t.local = held, localState{
 		Epoch: held.Epoch, Session: t.v.session, Boot: t.v.boot,
 		Ready:     worth == ahead, // else not before the tree is laid out
@@ -164,20 +174,17 @@ func (t *Tenant) setAside() error {
 // contents. What an earlier run left is kept where it stands at the same
 // position. Tenant.mu is held.
 func (t *Tenant) layOut(local localState, index *tenant.FileIndex) error {
-	for _, dir := range []string{t.tree(), filepath.Join(t.dir, "db"), filepath.Join(t.dir, "missing")} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+	for _, dir := range []string{"db", "missing"} {
+		if err := os.MkdirAll(filepath.Join(t.dir, dir), 0o700); err != nil {
 			return err
 		}
-	}
-	if err := os.Chmod(t.tree(), 0o755); err != nil {
-		return err
 	}
 	keep := make(map[string]bool) // paths that stay
 	for path, d := range t.held.Databases {
 		e := &entry{tenant: t, path: path, folder: d.Folder, record: *d}
 		t.databases[path] = e
 		was, known := local.Databases[d.Folder]
-		if at, ok := inodeOf(t.backing(path)); ok && known && local.Clean && was.Inode == at && was.TXID == d.TXID {
+		if at, ok := t.root.inode(path); ok && known && local.Clean && was.Inode == at && was.TXID == d.TXID {
 			e.keep, e.clean = true, true
 			t.local.Databases[d.Folder] = was
 			keepWithSidecars(keep, path)
@@ -188,7 +195,7 @@ func (t *Tenant) layOut(local localState, index *tenant.FileIndex) error {
 		}
 	}
 	for _, f := range index.Entries {
-		if at, ok := inodeOf(t.backing(f.Path)); ok && f.Kind == tenant.Regular && local.Contents[at] == f.Content {
+		if at, ok := t.root.inode(f.Path); ok && f.Kind == tenant.Regular && local.Contents[at] == f.Content {
 			t.local.Contents[at] = f.Content
 			keep[f.Path] = true
 		}
@@ -215,24 +222,10 @@ func (t *Tenant) layOut(local localState, index *tenant.FileIndex) error {
 
 // layOutDatabase makes a hole of the database's size. Tenant.mu is held.
 func (t *Tenant) layOutDatabase(e *entry) error {
-	path := t.backing(e.path)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Truncate(int64(e.record.PageSize) * int64(e.record.Pages)); err != nil {
-		return err
-	}
-	if err := f.Chmod(os.FileMode(e.record.Mode & 0o7777)); err != nil {
-		return err
-	}
-	at, _ := inodeOf(path)
+	size := int64(e.record.PageSize) * int64(e.record.Pages)
+	at, err := t.root.makeHole(e.path, size, e.record.Mode, e.record.Modified)
 	t.local.Databases[e.folder] = localDatabase{Inode: at}
-	return setModified(path, e.record.Modified)
+	return err
 }
 
 // takeUp makes the record follow the tree that a killed run left: it has what
@@ -247,7 +240,7 @@ func (t *Tenant) takeUp(index *tenant.FileIndex) error {
 	for _, d := range t.held.Databases {
 		recorded[d.Folder] = d
 	}
-	err := t.walk(func(path string, info os.FileInfo) error {
+	err := t.root.walk(func(path string, info os.FileInfo) error {
 		if !info.Mode().IsRegular() {
 			return nil
 		}

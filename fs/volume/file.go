@@ -62,7 +62,7 @@ func (t *Tenant) createIfAsked(path string, flags int, mode uint32) (bool, error
 	if flags&syscall.O_CREAT == 0 {
 		return false, nil
 	}
-	f, err := os.OpenFile(t.backing(path), os.O_RDWR|os.O_CREATE|os.O_EXCL, os.FileMode(mode).Perm())
+	f, err := t.root.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, os.FileMode(mode).Perm())
 	if os.IsExist(err) && flags&syscall.O_EXCL == 0 {
 		return false, nil
 	}
@@ -75,7 +75,7 @@ func (t *Tenant) createIfAsked(path string, flags int, mode uint32) (bool, error
 
 // openShared returns the file at path with one handle more.
 func (t *Tenant) openShared(path string, created bool) (*File, error) {
-	local, err := os.OpenFile(t.backing(path), os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	local, err := t.root.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}

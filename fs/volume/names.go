@@ -6,10 +6,10 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
-	"atc/fs/database"
 	"atc/fs/errors"
 	"atc/fs/journal"
 	"atc/fs/tenant"
@@ -31,12 +31,11 @@ func (t *Tenant) Stat(ctx context.Context, path string) (Attr, error) {
 	if err := t.own(ctx); err != nil {
 		return Attr{}, err
 	}
-	var a Attr
-	if err := syscall.Lstat(t.backing(path), &a.Stat_t); err != nil {
+	st, err := t.root.stat(path)
+	if err != nil {
 		return Attr{}, err
 	}
-	a.Serial = t.serial(a.Ino)
-	return a, nil
+	return Attr{st, t.serial(st.Ino)}, nil
 }
 
 // Stat tells about an open file, also when its name is gone.
@@ -65,27 +64,32 @@ func (t *Tenant) ReadDir(ctx context.Context, path string) ([]os.DirEntry, error
 	if err := t.own(ctx); err != nil {
 		return nil, err
 	}
-	return os.ReadDir(t.backing(path))
+	return t.root.readDir(path)
 }
 
 // ReadLink returns where a symlink points.
-func (t *Tenant) ReadLink(path string) (string, error) { return os.Readlink(t.backing(path)) }
+func (t *Tenant) ReadLink(ctx context.Context, path string) (string, error) {
+	if err := t.own(ctx); err != nil {
+		return "", err
+	}
+	return t.root.Readlink(path)
+}
 
 // Mkdir makes a folder.
 func (t *Tenant) Mkdir(ctx context.Context, path string, mode uint32) error {
 	return t.change(ctx, func() error {
-		if err := os.Mkdir(t.backing(path), os.FileMode(mode).Perm()); err != nil {
+		if err := t.root.Mkdir(path, os.FileMode(mode).Perm()); err != nil {
 			return err
 		}
-		return os.Chmod(t.backing(path), os.FileMode(mode).Perm())
+		return t.root.Chmod(path, os.FileMode(mode).Perm())
 	})
 }
 
 // Rmdir removes an empty folder.
 func (t *Tenant) Rmdir(ctx context.Context, path string) error {
 	return t.change(ctx, func() error {
-		at, _ := inodeOf(t.backing(path))
-		if err := syscall.Rmdir(t.backing(path)); err != nil {
+		at, _ := t.root.inode(path)
+		if err := t.root.Remove(path); err != nil {
 			return err
 		}
 		t.mu.Lock()
@@ -98,13 +102,13 @@ func (t *Tenant) Rmdir(ctx context.Context, path string) error {
 // Symlink makes a symlink. Where it may point is for the sandbox to bound, as on
 // any disk.
 func (t *Tenant) Symlink(ctx context.Context, target, path string) error {
-	return t.change(ctx, func() error { return os.Symlink(target, t.backing(path)) })
+	return t.change(ctx, func() error { return t.root.Symlink(target, path) })
 }
 
 // Chmod sets permission bits.
 func (t *Tenant) Chmod(ctx context.Context, path string, mode uint32) error {
 	return t.change(ctx, func() error {
-		if err := os.Chmod(t.backing(path), os.FileMode(mode&0o777)); err != nil {
+		if err := t.root.Chmod(in(path), os.FileMode(mode&0o777)); err != nil {
 			return err
 		}
 		t.mu.Lock()
@@ -116,11 +120,9 @@ func (t *Tenant) Chmod(ctx context.Context, path string, mode uint32) error {
 	})
 }
 
-// Utimes sets the times of a path, as utimensat(2) takes them.
-func (t *Tenant) Utimes(ctx context.Context, path string, ts [2]unix.Timespec) error {
-	return t.change(ctx, func() error {
-		return unix.UtimesNanoAt(unix.AT_FDCWD, t.backing(path), ts[:], unix.AT_SYMLINK_NOFOLLOW)
-	})
+// Utimes sets the times of a path; a zero time leaves that one as it is.
+func (t *Tenant) Utimes(ctx context.Context, path string, accessed, modified time.Time) error {
+	return t.change(ctx, func() error { return t.root.Chtimes(in(path), accessed, modified) })
 }
 
 // Unlink removes a name. Removing a journal or a log is how SQLite commits or
@@ -131,7 +133,7 @@ func (t *Tenant) Unlink(ctx context.Context, path string) error {
 		if err := t.beforeGone(ctx, path); err != nil {
 			return err
 		}
-		return t.drop(path, func() error { return syscall.Unlink(t.backing(path)) })
+		return t.drop(path, func() error { return t.root.Remove(path) })
 	})
 }
 
@@ -152,22 +154,18 @@ func (t *Tenant) change(ctx context.Context, do func() error) error {
 func (t *Tenant) beforeGone(ctx context.Context, path string) error {
 	t.mu.Lock()
 	e, role := t.sidecarOf(path)
-	var db *database.DB
-	if e != nil {
-		db = e.db
-	}
 	t.mu.Unlock()
 	if e == nil || role == journal.SHM {
 		return nil
 	}
-	if _, err := os.Lstat(t.backing(path)); err != nil {
+	if _, there := t.root.inode(path); !there {
 		return nil // there is nothing to remove
 	}
-	if db == nil { // left by a run before: the database was compared then
-		var err error
-		if db, err = e.database(ctx); err != nil {
-			return err
-		}
+	e.opening.Lock() // it must not be closed meanwhile
+	defer e.opening.Unlock()
+	db, err := e.openLocked(ctx)
+	if err != nil {
+		return err
 	}
 	if role == journal.WAL {
 		return db.WALEnd()
@@ -177,7 +175,7 @@ func (t *Tenant) beforeGone(ctx context.Context, path string) error {
 
 // drop removes a path with do and forgets what stood there.
 func (t *Tenant) drop(path string, do func() error) error {
-	at, _ := inodeOf(t.backing(path))
+	at, _ := t.root.inode(path)
 	if err := do(); err != nil {
 		return err
 	}
@@ -210,10 +208,13 @@ func (t *Tenant) Rename(ctx context.Context, from, to string, flags uint32) erro
 		if err := t.beforeGone(ctx, to); err != nil {
 			return err
 		}
-		over, _ := inodeOf(t.backing(to))
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if err := unix.Renameat2(unix.AT_FDCWD, t.backing(from), unix.AT_FDCWD, t.backing(to), uint(flags)); err != nil {
+		over, there := t.root.inode(to)
+		if there && flags&unix.RENAME_NOREPLACE != 0 {
+			return syscall.EEXIST
+		}
+		if err := t.root.Rename(from, to); err != nil {
 			return err
 		}
 		if over != 0 {
@@ -239,7 +240,7 @@ func (t *Tenant) moved(from, to string) {
 			e.path, t.changed = p, true
 			path = p
 			if e.db != nil {
-				e.db.Renamed(t.backing(p))
+				e.db.Renamed(p)
 			}
 		}
 		databases[path] = e
@@ -257,7 +258,7 @@ func (t *Tenant) remove(ctx context.Context) error {
 	if err := t.own(ctx); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(t.tree())
+	entries, err := t.root.readDir("")
 	if err != nil {
 		return err
 	}
@@ -274,5 +275,6 @@ func (t *Tenant) remove(ctx context.Context) error {
 	t.held = nil
 	t.lost = errors.E("use tenant", t.id, errors.NotExist, fmt.Errorf("it was removed"))
 	t.mu.Unlock()
+	t.root.Close()
 	return os.RemoveAll(t.dir)
 }

@@ -3,11 +3,8 @@ package volume
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -49,33 +46,6 @@ func (t *Tenant) rearrange() {
 	t.mu.Unlock()
 }
 
-// inodeOf is the inode of a local path.
-func inodeOf(path string) (uint64, bool) {
-	var st syscall.Stat_t
-	if syscall.Lstat(path, &st) != nil {
-		return 0, false
-	}
-	return st.Ino, true
-}
-
-// walk calls fn with every path below the tree but the tree itself.
-func (t *Tenant) walk(fn func(path string, info os.FileInfo) error) error {
-	root := t.tree()
-	return filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || p == root {
-			return err
-		}
-		info, err := d.Info()
-		if os.IsNotExist(err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return fn(filepath.ToSlash(strings.TrimPrefix(p, root+"/")), info)
-	})
-}
-
 // keepWithSidecars adds a database and what stands beside it.
 func keepWithSidecars(keep map[string]bool, path string) {
 	keep[path] = true
@@ -103,7 +73,7 @@ func (t *Tenant) sweep(keep map[string]bool, index *tenant.FileIndex) error {
 		}
 	}
 	var stale []string
-	err := t.walk(func(p string, info os.FileInfo) error {
+	err := t.root.walk(func(p string, info os.FileInfo) error {
 		if !keep[p] && !(info.IsDir() && folders[p]) {
 			stale = append(stale, p)
 		}
@@ -113,7 +83,7 @@ func (t *Tenant) sweep(keep map[string]bool, index *tenant.FileIndex) error {
 		return err
 	}
 	for _, p := range stale {
-		if err := os.RemoveAll(t.backing(p)); err != nil {
+		if err := t.root.RemoveAll(p); err != nil {
 			return err
 		}
 	}
@@ -123,40 +93,28 @@ func (t *Tenant) sweep(keep map[string]bool, index *tenant.FileIndex) error {
 // layOutFile makes one path of the index; a file's content stays a hole.
 // Tenant.mu is held.
 func (t *Tenant) layOutFile(f tenant.FileEntry) error {
-	p := t.backing(f.Path)
-	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-		return err
-	}
 	switch f.Kind {
 	case tenant.Directory:
-		return os.MkdirAll(p, 0o755) // mode and time come last, in settleFolders
+		return t.root.MkdirAll(f.Path, 0o755) // mode and time come last, in settleFolders
 	case tenant.Symlink:
-		return os.Symlink(f.Target, p)
+		if err := t.root.makeParents(f.Path); err != nil {
+			return err
+		}
+		return t.root.Symlink(f.Target, f.Path)
 	case tenant.Regular:
 	default:
 		return fmt.Errorf("unknown kind %q", f.Kind)
 	}
-	file, err := os.OpenFile(p, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	at, err := t.root.makeHole(f.Path, f.Size, f.Mode, f.Modified)
+	if err != nil || f.Content == "" {
+		return err
+	}
+	t.local.Contents[at] = f.Content
+	mark, err := os.Create(t.missingMark(at))
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	at, _ := inodeOf(p)
-	if f.Content != "" {
-		t.local.Contents[at] = f.Content
-		mark, err := os.Create(t.missingMark(at))
-		if err != nil {
-			return err
-		}
-		mark.Close()
-	}
-	if err := file.Truncate(f.Size); err != nil {
-		return err
-	}
-	if err := file.Chmod(os.FileMode(f.Mode & 0o7777)); err != nil {
-		return err
-	}
-	return setModified(p, f.Modified)
+	return mark.Close()
 }
 
 // settleFolders sets modes and times of folders, after what is in them.
@@ -166,21 +124,14 @@ func (t *Tenant) settleFolders(index *tenant.FileIndex) error {
 		if f.Kind != tenant.Directory {
 			continue
 		}
-		if err := os.Chmod(t.backing(f.Path), os.FileMode(f.Mode&0o7777)); err != nil {
+		if err := t.root.Chmod(f.Path, os.FileMode(f.Mode).Perm()); err != nil {
 			return err
 		}
-		if err := setModified(t.backing(f.Path), f.Modified); err != nil {
+		if err := t.root.setModified(f.Path, f.Modified); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func setModified(p string, at time.Time) error {
-	if at.IsZero() {
-		return nil
-	}
-	return os.Chtimes(p, at, at)
 }
 
 // findTouched notes the files that differ from the index by size or time, after
@@ -192,7 +143,7 @@ func (t *Tenant) findTouched(index *tenant.FileIndex) error {
 			stored[f.Content] = f
 		}
 	}
-	return t.walk(func(p string, info os.FileInfo) error {
+	return t.root.walk(func(p string, info os.FileInfo) error {
 		if !info.Mode().IsRegular() {
 			return nil
 		}
@@ -261,7 +212,7 @@ func (w *offsetWriter) Write(b []byte) (int, error) {
 
 // beginsDatabase reports whether a local file has SQLite's magic.
 func (t *Tenant) beginsDatabase(p string) bool {
-	f, err := os.Open(t.backing(p))
+	f, err := t.root.Open(p)
 	if err != nil {
 		return false
 	}
@@ -325,7 +276,7 @@ func (t *Tenant) shipFiles(ctx context.Context) error {
 // storeTree fills an index with what the tree holds and stores new contents.
 // Contents that were stored leave touched.
 func (t *Tenant) storeTree(ctx context.Context, next *tenant.FileIndex, touched map[uint64]struct{}) error {
-	return t.walk(func(p string, info os.FileInfo) error {
+	return t.root.walk(func(p string, info os.FileInfo) error {
 		if t.belongsToDatabase(p) {
 			return nil
 		}
@@ -335,7 +286,7 @@ func (t *Tenant) storeTree(ctx context.Context, next *tenant.FileIndex, touched 
 			f.Kind = tenant.Directory
 		case info.Mode()&os.ModeSymlink != 0:
 			f.Kind = tenant.Symlink
-			target, err := os.Readlink(t.backing(p))
+			target, err := t.root.Readlink(p)
 			if err != nil {
 				return nil // gone meanwhile
 			}
@@ -360,7 +311,7 @@ func (t *Tenant) storeContent(ctx context.Context, f *tenant.FileEntry, inode ui
 	t.mu.Unlock()
 	_, changed := touched[inode]
 	if f.Size > 0 && (content == "" || changed) && !t.isMissing(inode) {
-		file, err := os.Open(t.backing(f.Path))
+		file, err := t.root.Open(f.Path)
 		if os.IsNotExist(err) {
 			return nil
 		}
@@ -383,7 +334,7 @@ func (t *Tenant) storeContent(ctx context.Context, f *tenant.FileEntry, inode ui
 }
 
 // belongsToDatabase reports whether a path is a database or stands beside one,
-// or beside a file that may become one.
+// or beside a file that is about to become one.
 func (t *Tenant) belongsToDatabase(p string) bool {
 	base, role := journal.SplitSidecar(p)
 	t.mu.Lock()
@@ -394,6 +345,15 @@ func (t *Tenant) belongsToDatabase(p string) bool {
 	if role == journal.None {
 		return false
 	}
-	info, err := os.Lstat(t.backing(base))
-	return err == nil && info.Mode().IsRegular()
+	return t.mayBecomeDatabase(base)
+}
+
+// mayBecomeDatabase reports whether a file is empty, as SQLite leaves it until
+// its first commit, or begins like a database.
+func (t *Tenant) mayBecomeDatabase(p string) bool {
+	st, err := t.root.stat(p)
+	if err != nil || st.Mode&syscall.S_IFMT != syscall.S_IFREG {
+		return false
+	}
+	return st.Size == 0 || t.beginsDatabase(p)
 }

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"atc/fs/database"
@@ -125,7 +124,7 @@ func (e *entry) tick(ctx context.Context, now time.Time) error {
 			return err
 		}
 	} else if now.Sub(idle) > t.v.opts.CloseAfter && !unrecorded {
-		return e.close(ctx)
+		return e.close(ctx, false)
 	}
 	if unrecorded {
 		// The record goes first: nothing is found in the bucket that it does
@@ -137,51 +136,51 @@ func (e *entry) tick(ctx context.Context, now time.Time) error {
 	return db.Ship(ctx)
 }
 
-// close closes the database of e, unless it is in use again.
-func (e *entry) close(ctx context.Context) error {
+// close closes the database of e, unless it is in use again. With force the
+// mount is gone, and whatever handles are left can do nothing any more.
+func (e *entry) close(ctx context.Context, force bool) error {
 	t := e.tenant
 	e.opening.Lock()
 	defer e.opening.Unlock()
+	inUse := func() bool {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return e.db == nil || !force && (e.db.Users() > 0 || t.hasOpen(e))
+	}
+	if inUse() {
+		return nil
+	}
+	if err := e.db.Flush(ctx); err != nil {
+		return err
+	}
+	if inUse() { // opened while it was shipped
+		return nil
+	}
 	t.mu.Lock()
 	db := e.db
-	if db == nil || db.Users() > 0 || t.hasOpen(e) {
-		t.mu.Unlock()
-		return nil
-	}
-	t.mu.Unlock()
-	if err := db.Flush(ctx); err != nil {
-		return err
-	}
-	t.mu.Lock()
-	if db.Users() > 0 || t.hasOpen(e) { // opened while it was shipped
-		t.mu.Unlock()
-		return nil
-	}
 	e.db = nil // who comes now waits for e.opening
 	t.mu.Unlock()
-	if err := db.Close(ctx); err != nil {
-		t.mu.Lock()
-		e.at, e.keep, e.clean = 0, true, false // compare at the next opening
-		t.mu.Unlock()
-		return err
-	}
-	e.settle(db)
-	return nil
+	err := db.Close(ctx)
+	e.settle(db, err == nil)
+	return err
 }
 
-// settle notes where a database stands that was closed cleanly.
-func (e *entry) settle(db *database.DB) {
+// settle notes where a database stands that was closed. When that failed, the
+// next opening compares the local file with the bucket.
+func (e *entry) settle(db *database.DB, clean bool) {
 	t := e.tenant
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	txid, pageSize, pages := db.Position()
 	e.record.TXID, e.record.PageSize, e.record.Pages = txid, pageSize, pages
-	var st syscall.Stat_t
-	if syscall.Lstat(t.backing(e.path), &st) == nil {
+	if st, err := t.root.stat(e.path); err == nil {
 		e.record.Modified = time.Unix(st.Mtim.Unix()).UTC()
 		t.local.Databases[e.folder] = localDatabase{Inode: st.Ino, TXID: txid}
 	}
-	e.at, e.fresh, e.keep, e.clean = txid, txid == 0, true, true
+	e.fresh, e.keep, e.clean = txid == 0, true, clean
+	if e.at = txid; !clean {
+		e.at = 0
+	}
 }
 
 // hasOpen reports whether a file of e is open or being opened. Tenant.mu is
@@ -305,7 +304,17 @@ func (t *Tenant) release(ctx context.Context) error {
 		return err
 	}
 	for _, e := range t.entries() {
-		if err := e.close(ctx); err != nil {
+		// One that was left by a killed run, or could not be closed, may hold
+		// commits that the bucket has not.
+		t.mu.Lock()
+		unsettled := e.db == nil && e.keep && !e.clean
+		t.mu.Unlock()
+		if unsettled {
+			if _, err := e.database(ctx); err != nil {
+				return err
+			}
+		}
+		if err := e.close(ctx, true); err != nil {
 			return err
 		}
 	}
@@ -316,7 +325,26 @@ func (t *Tenant) release(ctx context.Context) error {
 	defer t.mu.Unlock()
 	t.held = nil
 	t.local.Clean = true
+	t.root.Close()
 	return t.local.write(t.dir)
+}
+
+// releasePatiently tries until ctx ends while the bucket does not answer: this
+// may be the last chance that the local disk's content has.
+func (t *Tenant) releasePatiently(ctx context.Context) error {
+	const pause = time.Second
+	for {
+		err := t.release(ctx)
+		if !errors.Retryable(err) || ctx.Err() != nil {
+			return err
+		}
+		t.v.opts.Logger.Warn("cannot release tenant yet; trying again", "tenant", t.id, "err", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // releaseAll releases every tenant, several at a time.
@@ -333,7 +361,7 @@ func (v *Volume) releaseAll(ctx context.Context) error {
 		slots <- struct{}{}
 		go func() {
 			defer func() { <-slots; wg.Done() }()
-			if err := t.release(ctx); err != nil {
+			if err := t.releasePatiently(ctx); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				errs = append(errs, errors.E("release tenant", t.id+" (its files stay in "+t.dir+")", errors.Other, err))

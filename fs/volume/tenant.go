@@ -28,6 +28,7 @@ type Tenant struct {
 	contents *tenant.Files
 
 	owning sync.Mutex // one acquisition at a time
+	root   tree       // the local files, while held is set
 
 	mu        sync.Mutex // protects everything below
 	held      *tenant.Held
@@ -80,10 +81,6 @@ func newTenant(v *Volume, id string) *Tenant {
 // ID is the tenant's ID.
 func (t *Tenant) ID() string { return t.id }
 
-func (t *Tenant) tree() string { return filepath.Join(t.dir, "tree") }
-func (t *Tenant) backing(path string) string {
-	return filepath.Join(t.tree(), filepath.FromSlash(path))
-}
 func (t *Tenant) databaseDir(f string) string { return filepath.Join(t.dir, "db", f) }
 func (t *Tenant) missingMark(i uint64) string { return filepath.Join(t.dir, "missing", fmt.Sprint(i)) }
 func (t *Tenant) name(path string) string     { return t.id + "/" + path }
@@ -144,7 +141,8 @@ func (e *entry) options() database.Options {
 	t := e.tenant
 	return database.Options{
 		Name:         t.name(e.path),
-		Path:         t.backing(e.path),
+		Root:         t.root.Root,
+		Path:         e.path,
 		Dir:          t.databaseDir(e.folder),
 		Log:          history.NewLog(t.v.bucketFor(&t.counters, &e.counters), tenant.DatabaseFolder(t.id, e.folder)),
 		At:           e.at,
@@ -159,7 +157,8 @@ func (e *entry) options() database.Options {
 	}
 }
 
-// database opens the database of e, or returns it.
+// database opens the database of e, or returns it. Whoever has a file of e in
+// Tenant.open may use it; others hold e.opening.
 func (e *entry) database(ctx context.Context) (*database.DB, error) {
 	t := e.tenant
 	t.mu.Lock()
@@ -170,6 +169,12 @@ func (e *entry) database(ctx context.Context) (*database.DB, error) {
 	}
 	e.opening.Lock()
 	defer e.opening.Unlock()
+	return e.openLocked(ctx)
+}
+
+// openLocked is database for who holds e.opening.
+func (e *entry) openLocked(ctx context.Context) (*database.DB, error) {
+	t := e.tenant
 	t.mu.Lock()
 	if e.db != nil || t.lost != nil {
 		db, err := e.db, t.lost

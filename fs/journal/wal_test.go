@@ -1,0 +1,143 @@
+package journal_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/ncruces/go-sqlite3"
+
+	"atc/fs/journal"
+)
+
+// walOf makes a database whose log holds several transactions, and returns the
+// log, its index and the database as they are while it is open.
+func walOf(t *testing.T, pageSize string) (wal, shm, db []byte) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "db")
+	c, err := sqlite3.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, sql := range []string{
+		"pragma page_size=" + pageSize, "pragma journal_mode=wal", "create table t(a)",
+		"insert into t values(randomblob(5000))", "insert into t values(randomblob(100))",
+		"update t set a=randomblob(7000)",
+	} {
+		if err := c.Exec(sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(name string) []byte {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	return read(path + "-wal"), read(path + "-shm"), read(path)
+}
+
+// frames reads all valid frames of a log.
+func frames(t *testing.T, wal []byte) (n, commits int, last journal.Frame) {
+	t.Helper()
+	h, ok := journal.ParseWALHeader(wal)
+	if !ok {
+		t.Fatal("no WAL header")
+	}
+	r := journal.NewWALReader(bytes.NewReader(wal), h, 0, h.Sum)
+	for {
+		f, ok, err := r.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			return n, commits, last
+		}
+		n++
+		if f.Commit != 0 {
+			commits++
+		}
+		f.Data = bytes.Clone(f.Data)
+		last = f
+	}
+}
+
+func TestWALReader(t *testing.T) {
+	for _, pageSize := range []string{"512", "4096", "65536"} {
+		t.Run(pageSize, func(t *testing.T) {
+			wal, shm, db := walOf(t, pageSize)
+			h, _ := journal.ParseWALHeader(wal)
+			dh, ok := journal.ParseHeader(db)
+			if !ok || !dh.WAL || dh.PageSize != h.PageSize {
+				t.Fatalf("database header %+v, log has pages of %d", dh, h.PageSize)
+			}
+			n, commits, last := frames(t, wal)
+			if commits != 4 || last.Commit == 0 {
+				t.Errorf("%d commits in %d frames, the last one %+v", commits, n, last.Commit)
+			}
+			if want := (len(wal) - journal.WALHeaderSize) / (journal.FrameHeaderSize + h.PageSize); n != want {
+				t.Errorf("%d frames, the file holds %d", n, want)
+			}
+			x, ok := journal.ParseWALIndex(shm)
+			if !ok || x.MaxFrame != uint32(n) || x.Salt != h.Salt || x.Pages != last.Commit {
+				t.Errorf("index %+v (%v), want %d frames of salt %v", x, ok, n, h.Salt)
+			}
+			sum, ok, err := journal.FrameSum(bytes.NewReader(wal), h, uint32(n))
+			if err != nil || !ok || sum != last.Sum {
+				t.Errorf("checksum of the last frame: %v %v %v, want %v", sum, ok, err, last.Sum)
+			}
+		})
+	}
+}
+
+// TestWALReaderStops flips every bit of a frame's header and some of its page:
+// nothing from that frame on may be taken for committed.
+func TestWALReaderStops(t *testing.T) {
+	wal, _, _ := walOf(t, "512")
+	h, _ := journal.ParseWALHeader(wal)
+	whole, _, _ := frames(t, wal)
+	const damaged = 3
+	begin := int(h.FrameOffset(damaged))
+	for at := begin; at < begin+journal.FrameHeaderSize+h.PageSize; at++ {
+		b := bytes.Clone(wal)
+		b[at] ^= 1 << (at % 8)
+		if n, _, _ := frames(t, b); n != damaged-1 {
+			t.Fatalf("byte %d of frame %d flipped: %d of %d frames taken", at-begin, damaged, n, whole)
+		}
+	}
+	if n, _, _ := frames(t, wal[:begin+100]); n != damaged-1 {
+		t.Errorf("cut inside frame %d: %d frames taken", damaged, n)
+	}
+}
+
+func TestSidecars(t *testing.T) {
+	for name, want := range map[string]journal.Sidecar{
+		"a.db-wal": journal.WAL, "a.db-shm": journal.SHM, "a.db-journal": journal.Rollback,
+		"a.db": journal.None, "-wal": journal.None, "wal": journal.None,
+	} {
+		base, role := journal.SplitSidecar(name)
+		if role != want || role != journal.None && base+role.Suffix() != name {
+			t.Errorf("%s: %q, %v", name, base, role)
+		}
+	}
+}
+
+func FuzzParsers(f *testing.F) {
+	f.Add([]byte(journal.Magic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		journal.ParseHeader(b)
+		journal.ParseWALIndex(b)
+		journal.RollbackActive(b)
+		if h, ok := journal.ParseWALHeader(b); ok {
+			r := journal.NewWALReader(bytes.NewReader(b), h, 0, h.Sum)
+			for {
+				if _, ok, err := r.Next(); !ok || err != nil {
+					break
+				}
+			}
+		}
+	})
+}
