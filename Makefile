@@ -44,7 +44,7 @@ generate: modules ## build the embedded resolvers again from wasm-examples
 	wasm-examples/build.sh
 
 bench: modules tools ## measure against the underlying filesystem and print the table
-	go run ./cmd/atc/bench
+	go run ./cmd/bench
 
 soak: modules tools ## run the random tests for ten minutes each
 	ATC_SOAK=10m go test -run Soak -timeout 30m -v ./...

@@ -15,11 +15,14 @@ import (
 // maxLoggedPath bounds the path in a log line, in bytes.
 const maxLoggedPath = 512
 
-// recorder passes an answer through and remembers its status and size.
+// recorder passes an answer through and remembers its status and size. On its
+// way it corrects two things that net/http would do to the header.
 type recorder struct {
 	http.ResponseWriter
-	status int   // 0 until the final header is written
-	bytes  int64 // of the body; those of an upgraded connection are not counted
+	withBody bool // the request has a body
+	x        *exchange
+	status   int   // 0 until the final header is written
+	bytes    int64 // of the body; those of an upgraded connection are not counted
 }
 
 // Unwrap lets http.ResponseController reach Flush and the deadlines.
@@ -28,8 +31,16 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (w *recorder) WriteHeader(status int) {
 	if status >= 200 && w.status == 0 {
 		w.status = status
-		if h := w.Header(); h["Content-Type"] == nil {
+		h := w.Header()
+		if h["Content-Type"] == nil {
 			h["Content-Type"] = nil // keeps net/http from guessing one
+		}
+		if w.withBody && !w.x.body.ended() {
+			// Otherwise net/http takes the rest of the body away from the
+			// application, and waits for it before it sends the answer.
+			// EnableFullDuplex would do too, but after an unread body it
+			// panics in the connection's next request (Go 1.26).
+			h.Set("Connection", "close")
 		}
 	}
 	w.ResponseWriter.WriteHeader(status)

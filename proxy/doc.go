@@ -43,5 +43,7 @@
 //
 // HTTP/1.1 in both directions. Upgrades other than "websocket" are answered as
 // ordinary requests. A request that is not safe to repeat and meets a connection
-// in the moment that the application closes it is answered 502.
+// in the moment that the application closes it is answered 502. After an answer
+// that began before its request's body had ended, the client's connection is
+// closed. A draining WebSocket ends without a closing handshake.
 package proxy

@@ -147,17 +147,23 @@ func (u *upstream) send(r *http.Request, x *exchange) (*http.Response, error) {
 }
 
 // requestBody keeps the transport from closing a body that may have to be sent
-// once more, and remembers a failure to read it, which is the client's.
+// once more, and remembers how reading it ended. A nil one has never been read.
 type requestBody struct {
 	rc io.ReadCloser
 
 	mu  sync.Mutex // protects err: the transport reads on a goroutine of its own
-	err error
+	err error      // of the last Read
 }
 
+// Read keeps to the end it has seen. The transport reads once more after the
+// last byte; net/http's server may have closed the body by then, because the
+// application's answer has begun, and that error would cut the answer off.
 func (b *requestBody) Read(p []byte) (int, error) {
+	if err := b.outcome(); err != nil {
+		return 0, err
+	}
 	n, err := b.rc.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil {
 		b.mu.Lock()
 		b.err = err
 		b.mu.Unlock()
@@ -165,9 +171,22 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *requestBody) Close() error { return nil } // httputil closes it when the request is over
+// Close leaves closing to httputil, which does it when the request is over.
+func (b *requestBody) Close() error { return nil }
 
+// ended reports whether the body has been read to its end. An application that
+// has it all has it after that.
+func (b *requestBody) ended() bool { return b.outcome() == io.EOF }
+
+// failed returns why the body could not be read, which is the client's fault.
 func (b *requestBody) failed() error {
+	if err := b.outcome(); err != io.EOF {
+		return err
+	}
+	return nil
+}
+
+func (b *requestBody) outcome() error {
 	if b == nil {
 		return nil
 	}

@@ -1,6 +1,9 @@
 package proxy
 
 import (
+	"bytes"
+	"fmt"
+	"io"
 	"net/url"
 	"testing"
 )
@@ -18,5 +21,39 @@ func TestPoolKeysAreDistinctHosts(t *testing.T) {
 				t.Errorf("%q is no host: %v", key, err)
 			}
 		}
+	}
+}
+
+// closesAtEnd is a body as net/http's server has it when the answer begins right
+// after the last byte: the end once, then an error.
+type closesAtEnd struct {
+	*bytes.Buffer
+	ended bool
+}
+
+func (c *closesAtEnd) Read(p []byte) (int, error) {
+	if c.ended {
+		return 0, fmt.Errorf("read on closed body")
+	}
+	n, err := c.Buffer.Read(p)
+	c.ended = err == io.EOF
+	return n, err
+}
+
+func (c *closesAtEnd) Close() error { return nil }
+
+// Without this some answers to POST were cut off: the transport's one read too
+// many failed, and it closed the connection that the answer was coming from.
+func TestRequestBodyEndsOnce(t *testing.T) {
+	b := &requestBody{rc: &closesAtEnd{Buffer: bytes.NewBufferString("body")}}
+	if got, err := io.ReadAll(b); string(got) != "body" || err != nil || !b.ended() {
+		t.Fatalf("%q %v", got, err)
+	}
+	if n, err := b.Read(make([]byte, 1)); n != 0 || err != io.EOF || b.failed() != nil {
+		t.Errorf("after the end: %d, %v", n, err)
+	}
+	var none *requestBody
+	if none.ended() || none.failed() != nil {
+		t.Error("a body that was never read has ended or failed")
 	}
 }

@@ -147,18 +147,27 @@ func TestSmugglingShapesAreReframed(t *testing.T) {
 // An h2c upgrade would let a client write Atc-Tenant itself, behind the proxy.
 func TestOnlyWebSocketUpgradesPass(t *testing.T) {
 	got := make(chan http.Header, 1)
+	switches := map[string]string{
+		"/bare":      "",
+		"/websocket": "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+		"/empty":     "Connection: Upgrade\r\nUpgrade: \r\n",
+	}
 	f := newFleet(t, map[string]http.Handler{
 		"acme": http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got <- r.Header }),
-		"evil": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		"evil": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			conn, _, _ := w.(http.Hijacker).Hijack()
-			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n\r\nnow everything is mine")
+			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n"+switches[r.URL.Path]+"\r\nnow everything is mine")
 			io.Copy(io.Discard, conn)
 			conn.Close()
 		}),
 	})
 	fr := serve(t, f, proxy.Options{})
-	for _, upgrade := range []string{"h2c", "websocket, h2c", "websocket\r\nUpgrade: h2c", "TLS/1.0"} {
-		status, _ := raw(t, fr.addr, "GET / HTTP/1.1\r\nHost: acme.example.com\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nUpgrade: "+upgrade+"\r\n\r\n")
+	for _, upgrade := range []string{"h2c", "websocket, h2c", "websocket\r\nUpgrade: h2c", "TLS/1.0", "websocket"} {
+		method := "GET"
+		if upgrade == "websocket" {
+			method = "OPTIONS" // no method for a WebSocket
+		}
+		status, _ := raw(t, fr.addr, method+" / HTTP/1.1\r\nHost: acme.example.com\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nUpgrade: "+upgrade+"\r\n\r\n")
 		var h http.Header
 		select {
 		case h = <-got:
@@ -169,7 +178,11 @@ func TestOnlyWebSocketUpgradesPass(t *testing.T) {
 			t.Errorf("%q: status %d, the application got %v", upgrade, status, h)
 		}
 	}
-	if status, body := raw(t, fr.addr, "GET / HTTP/1.1\r\nHost: evil.example.com\r\n\r\n"); status != 502 || strings.Contains(body, "mine") {
-		t.Errorf("an unasked switch gave %d %q", status, body)
+	// An application that switches unasked would get the client's connection,
+	// which may carry other tenants' requests when the client is a proxy too.
+	for path := range switches {
+		if status, body := raw(t, fr.addr, "GET "+path+" HTTP/1.1\r\nHost: evil.example.com\r\n\r\n"); status != 502 || strings.Contains(body, "mine") {
+			t.Errorf("an unasked switch gave %d %q", status, body)
+		}
 	}
 }

@@ -215,15 +215,15 @@ func TestRestartBetweenRequestsIsNotSeen(t *testing.T) {
 					req, _ := http.NewRequest(method, "http://acme.example.com/", strings.NewReader(body))
 					res, err := client.Do(req)
 					if err != nil {
-						t.Fatal(err)
+						t.Fatalf("request %d: %v\n%s", n, err, fr.log.String())
 					}
-					got, _ := io.ReadAll(res.Body)
+					got, err := io.ReadAll(res.Body)
 					res.Body.Close()
 					if res.StatusCode == 502 && method == "POST" && how == "died unseen" {
 						continue // sent within microseconds of the death, and not safe to repeat
 					}
 					if res.StatusCode != 200 || string(got) != body+"!" {
-						t.Fatalf("request %d: status %d, %d bytes", n, res.StatusCode, len(got))
+						t.Fatalf("request %d: status %d, %d bytes, %v\n%s", n, res.StatusCode, len(got), err, fr.log.String())
 					}
 				}
 				if n := f.starts.Load(); n < 3 {

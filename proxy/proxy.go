@@ -12,8 +12,6 @@ import (
 	"net/netip"
 	"strings"
 	"time"
-
-	"atc/fs/errors"
 )
 
 // Options is what a proxy is made of. Zero limits and durations mean the
@@ -91,13 +89,12 @@ func New(opt Options) *Proxy {
 	p := &Proxy{opt: opt}
 	p.upstream = newUpstream(&p.opt)
 	p.forwarder = &httputil.ReverseProxy{
-		Rewrite:        p.rewrite,
-		Transport:      p.upstream,
-		ModifyResponse: checkResponse,
-		ErrorHandler:   p.forwardFailed,
-		ErrorLog:       slog.NewLogLogger(opt.Logger.Handler(), slog.LevelDebug),
-		BufferPool:     newBufferPool(),
-		FlushInterval:  flushInterval,
+		Rewrite:       p.rewrite,
+		Transport:     p.upstream,
+		ErrorHandler:  p.forwardFailed,
+		ErrorLog:      slog.NewLogLogger(opt.Logger.Handler(), slog.LevelDebug),
+		BufferPool:    newBufferPool(),
+		FlushInterval: flushInterval,
 	}
 	return p
 }
@@ -116,7 +113,6 @@ type exchange struct {
 	id       string
 	began    time.Time
 	decision Decision
-	upgrade  bool         // the client asked for a WebSocket
 	instance Instance     // the lease; nil before it is acquired
 	held     bool         // the lease has to be released
 	body     *requestBody // what the application is sent; nil if there is none
@@ -143,7 +139,7 @@ func exchangeOf(ctx context.Context) *exchange {
 // when an upgraded connection has ended.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{id: requestID(r), began: time.Now()}
-	rec := &recorder{ResponseWriter: w}
+	rec := &recorder{ResponseWriter: w, withBody: r.ContentLength != 0, x: x}
 	finished := false
 	defer func() { p.logAccess(r, x, rec, finished) }() // also when httputil panics to abort an answer
 	if err := p.serve(rec, r, x); err != nil {
@@ -156,7 +152,7 @@ func (p *Proxy) serve(w *recorder, r *http.Request, x *exchange) error {
 	if err := p.checkRequest(r); err != nil {
 		return err
 	}
-	x.upgrade = limitUpgrade(r)
+	limitUpgrade(r)
 	ready, err := p.prepare(r, x)
 	if err != nil {
 		return err
@@ -166,13 +162,6 @@ func (p *Proxy) serve(w *recorder, r *http.Request, x *exchange) error {
 		return nil
 	}
 	defer x.release()
-	if r.ContentLength != 0 {
-		// Otherwise net/http swallows the rest of the body once the answer
-		// begins, and an answer waits for a body that the client holds back.
-		if err := http.NewResponseController(w.ResponseWriter).EnableFullDuplex(); err != nil {
-			return fmt.Errorf("streaming both ways: %w", err)
-		}
-	}
 	p.forwarder.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
 	return nil
 }
@@ -208,22 +197,11 @@ func answer(w http.ResponseWriter, d Decision) {
 // limitUpgrade leaves a request for a WebSocket alone, and makes any other
 // upgrade an ordinary request, as RFC 9110 allows: see Isolation in the
 // package's comment.
-func limitUpgrade(r *http.Request) bool {
+func limitUpgrade(r *http.Request) {
 	values := r.Header["Upgrade"]
 	if len(values) == 1 && strings.EqualFold(values[0], "websocket") && r.Method == http.MethodGet {
-		return true
+		return
 	}
 	delete(r.Header, "Upgrade")
 	delete(r.Header, "Http2-Settings")
-	return false
-}
-
-// checkResponse refuses a switch of protocols that nobody asked for: the
-// client's connection, which may carry other tenants' requests when the client
-// is a proxy too, would become the application's.
-func checkResponse(res *http.Response) error {
-	if x := exchangeOf(res.Request.Context()); res.StatusCode == http.StatusSwitchingProtocols && !x.upgrade {
-		return &statusError{status: http.StatusBadGateway, err: errors.E("forward", x.decision.Tenant, errors.Invalid, fmt.Errorf("the application switched protocols unasked"))}
-	}
-	return nil
 }

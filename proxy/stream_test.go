@@ -296,47 +296,105 @@ func TestTrailersAndInterimResponses(t *testing.T) {
 	}
 }
 
-// What net/http would add on its own is not added.
-func TestAnswerArrivesUntouched(t *testing.T) {
+// The client's connection is used again after a body, but not, and then it is
+// told so, after an answer that began before the body had ended.
+func TestConnectionAfterABody(t *testing.T) {
 	f := newFleet(t, map[string]http.Handler{"acme": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, _, _ := w.(http.Hijacker).Hijack()
-		io.WriteString(conn, "HTTP/1.1 203 Fine\r\nDate: Mon, 02 Jan 2006 15:04:05 GMT\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Encoding: gzip\r\nContent-Length: 16\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n<html>not really")
-		conn.Close()
+		if r.URL.Path == "/read" {
+			io.Copy(io.Discard, r.Body)
+		} else {
+			http.NewResponseController(w).EnableFullDuplex() // does not wait for the body itself
+		}
+		io.WriteString(w, "answer")
 	})})
 	fr := serve(t, f, proxy.Options{})
-	res, err := fr.client().Get("http://acme.example.com/")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	body, _ := io.ReadAll(res.Body)
-	res.Header.Del("Content-Length")
-	if got := fmt.Sprint(res.StatusCode, res.Header, string(body)); got != "203 map[Content-Encoding:[gzip] Date:[Mon, 02 Jan 2006 15:04:05 GMT] Set-Cookie:[a=1 b=2]]<html>not really" {
-		t.Errorf("got %s", got)
-	}
-}
-
-func TestClientDisconnectCancelsTheApplication(t *testing.T) {
-	began, ended := make(chan struct{}), make(chan struct{})
-	f := newFleet(t, map[string]http.Handler{"acme": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		close(began)
-		<-r.Context().Done()
-		close(ended)
-	})})
-	fr := serve(t, f, proxy.Options{AccessLog: true})
 	conn, err := net.Dial("tcp", fr.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	io.WriteString(conn, "GET /gone?secret HTTP/1.1\r\nHost: acme.example.com\r\n\r\n")
-	<-began
-	conn.Close()
-	select {
-	case <-ended:
-	case <-time.After(20 * time.Second):
-		t.Fatal("the application was not told")
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	r := bufio.NewReader(conn)
+	for n, c := range []struct {
+		head, body string
+		close      bool
+	}{
+		{"POST /read HTTP/1.1\r\nHost: acme.x\r\nContent-Length: 90000\r\n\r\n", strings.Repeat("b", 90000), false},
+		{"POST /read HTTP/1.1\r\nHost: acme.x\r\nTransfer-Encoding: chunked\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n", false},
+		{"GET /read HTTP/1.1\r\nHost: acme.x\r\n\r\n", "", false},
+		{"POST /ignored HTTP/1.1\r\nHost: acme.x\r\nContent-Length: 90000\r\n\r\n", "half", true},
+	} {
+		io.WriteString(conn, c.head+c.body)
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatalf("request %d: %v", n, err)
+		}
+		if body, err := io.ReadAll(res.Body); string(body) != "answer" || res.Close != c.close {
+			t.Errorf("request %d: %q, %v, close %v", n, body, err, res.Close)
+		}
 	}
-	eventually(t, "the request is logged", func() bool { return strings.Contains(fr.log.String(), "path=/gone status=499") })
+}
+
+// What net/http would add on its own is not added.
+func TestAnswerArrivesUntouched(t *testing.T) {
+	encoding := map[string]string{"/": "", "/gzip": "Content-Encoding: gzip\r\n"}
+	f := newFleet(t, map[string]http.Handler{"acme": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, _ := w.(http.Hijacker).Hijack()
+		io.WriteString(conn, "HTTP/1.1 203 Fine\r\nDate: Mon, 02 Jan 2006 15:04:05 GMT\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n"+encoding[r.URL.Path]+"Content-Length: 16\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n<html>not really")
+		conn.Close()
+	})})
+	fr := serve(t, f, proxy.Options{})
+	for path, want := range map[string]string{
+		"/":     "203 map[Date:[Mon, 02 Jan 2006 15:04:05 GMT] Set-Cookie:[a=1 b=2]]<html>not really",
+		"/gzip": "203 map[Content-Encoding:[gzip] Date:[Mon, 02 Jan 2006 15:04:05 GMT] Set-Cookie:[a=1 b=2]]<html>not really",
+	} {
+		res, err := fr.client().Get("http://acme.example.com" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		res.Header.Del("Content-Length")
+		if got := fmt.Sprint(res.StatusCode, res.Header, string(body)); got != want {
+			t.Errorf("got %s\nwant %s", got, want)
+		}
+	}
+}
+
+func TestClientDisconnectCancelsTheApplication(t *testing.T) {
+	for _, how := range []string{"closes", "half-closes"} {
+		t.Run(how, func(t *testing.T) {
+			began, ended := make(chan struct{}), make(chan struct{})
+			f := newFleet(t, map[string]http.Handler{"acme": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				close(began)
+				<-r.Context().Done()
+				close(ended)
+			})})
+			fr := serve(t, f, proxy.Options{AccessLog: true})
+			conn, err := net.Dial("tcp", fr.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			io.WriteString(conn, "GET /gone?secret HTTP/1.1\r\nHost: acme.example.com\r\n\r\n")
+			<-began
+			if how == "closes" {
+				conn.Close()
+			} else {
+				conn.(*net.TCPConn).CloseWrite()
+				// No answer is better than an empty one with status 200.
+				if answer, _ := io.ReadAll(conn); len(answer) != 0 {
+					t.Errorf("the client got %q", answer)
+				}
+			}
+			select {
+			case <-ended:
+			case <-time.After(20 * time.Second):
+				t.Fatal("the application was not told")
+			}
+			eventually(t, "the request is logged", func() bool { return strings.Contains(fr.log.String(), "path=/gone status=499") })
+		})
+	}
 }
 
 func TestCrashInTheMiddleOfABody(t *testing.T) {

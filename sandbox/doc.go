@@ -30,7 +30,7 @@
 // refuses new user namespaces. Its environment is [Spec.Env] and the few
 // variables named there; its descriptors are 0, 1 and 2.
 //
-// The folder beside [Spec.Dir], where other tenants' folders are, and what
+// The folder that contains [Spec.Dir], and so other tenants' folders, and what
 // [Spec.Hide] names stay out of sight also where a bound folder contains them.
 //
 // # Where it runs

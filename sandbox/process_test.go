@@ -167,12 +167,12 @@ func TestStopEndsTheWholeTree(t *testing.T) {
 func TestOrphansAreReaped(t *testing.T) {
 	nothingLeft(t)
 	spec := newWorld(t).spec(t)
-	// Ten orphans that end, and then who of them is still in the process table.
+	// Ten orphans that end; an ended one keeps its name until it is reaped.
 	spec.Command = []string{"sh", "-c", `
-		for i in 1 2 3 4 5 6 7 8 9 10; do sh -c 'true & exec true'; done
+		for i in 1 2 3 4 5 6 7 8 9 10; do sh -c 'env true & exec true'; done
 		n=0
-		while [ $n -lt 500 ] && grep -l 'State:.Z' /proc/[0-9]*/status; do n=$((n+1)); sleep 0.01; done >/dev/null 2>&1
-		grep -l 'State:.Z' /proc/[0-9]*/status 2>/dev/null`}
+		while [ $n -lt 500 ] && grep -l 'Name:.true$' /proc/[0-9]*/status; do n=$((n+1)); sleep 0.01; done >/dev/null 2>&1
+		[ $n -lt 500 ] || grep State /proc/[0-9]*/status`}
 	if got := output(t, spec); got != "" {
 		t.Errorf("zombies: %s", got)
 	}

@@ -28,7 +28,7 @@ func main() {
 		os.Exit(1)
 	}
 	// Ctrl-C goes to the tests as well, which clean up; their end is ours.
-	signal.Ignore(unix.SIGINT)
+	signal.Notify(make(chan os.Signal, 1), unix.SIGINT)
 
 	cmd := exec.Command("go", append([]string{"test", "-json"}, os.Args[1:]...)...)
 	cmd.Stderr = os.Stderr
@@ -40,8 +40,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "gotest:", err)
 		os.Exit(1)
 	}
+	ended := make(chan int, 1)   // the status of go test
+	alone := make(chan struct{}) // closed when no process is left
+	go reap(cmd.Process.Pid, ended, alone)
 	skipped := report(os.Stdout, out)
-	failed := cmd.Wait() != nil
+	failed := <-ended != 0
 
 	for _, line := range skipped {
 		fmt.Println("skipped:", line)
@@ -50,8 +53,10 @@ func main() {
 		fmt.Println("FAIL: in CI no test may be skipped")
 		failed = true
 	}
-	for _, line := range left(10 * time.Second) {
-		fmt.Println("FAIL: left running:", line)
+	select {
+	case <-alone:
+	case <-time.After(10 * time.Second):
+		fmt.Println("FAIL: left running:", children())
 		failed = true
 	}
 	if failed {
@@ -64,18 +69,39 @@ type event struct {
 	Action, Package, Test, Output string
 }
 
-// report prints the events' text and returns the skipped tests.
+// pkg is what is known of a package whose tests are under way.
+type pkg struct {
+	open   map[string]string // what each test that has not ended has printed
+	failed strings.Builder   // what failed tests have printed
+	own    strings.Builder   // what belongs to no test, with the closing line
+}
+
+// report prints the events' text, each package in one piece when it has ended,
+// and returns the skipped tests.
 func report(w io.Writer, events io.Reader) (skipped []string) {
-	open := map[string]map[string]string{} // package, test: what it has printed so far
+	packages := map[string]*pkg{}
 	lines := bufio.NewReader(events)
 	for {
 		line, err := lines.ReadBytes('\n')
-		if len(line) > 0 {
-			var e event
-			if json.Unmarshal(line, &e) != nil {
-				w.Write(line) // go itself has something to say
-			} else {
-				skipped = append(skipped, step(w, open, e)...)
+		var e event
+		switch {
+		case len(line) == 0:
+		case json.Unmarshal(line, &e) != nil:
+			w.Write(line) // go itself has something to say
+		case e.Action == "build-output":
+			fmt.Fprint(w, e.Output)
+		case e.Package != "":
+			p := packages[e.Package]
+			if p == nil {
+				p = &pkg{open: map[string]string{}}
+				packages[e.Package] = p
+			}
+			if e.Action == "skip" && e.Test != "" {
+				skipped = append(skipped, fmt.Sprintf("%s %s: %s", e.Package, e.Test, reason(p.open[e.Test])))
+			}
+			if p.step(e) {
+				p.print(w)
+				delete(packages, e.Package)
 			}
 		}
 		if err != nil {
@@ -87,36 +113,30 @@ func report(w io.Writer, events io.Reader) (skipped []string) {
 	}
 }
 
-// step prints one event's text, or keeps it until it is known whether its test
-// fails.
-func step(w io.Writer, open map[string]map[string]string, e event) (skipped []string) {
-	tests := open[e.Package]
-	if tests == nil {
-		tests = map[string]string{}
-		open[e.Package] = tests
-	}
-	switch {
-	case e.Action == "build-output":
-		fmt.Fprint(w, e.Output)
+// step takes in an event and reports whether it is the package's last.
+func (p *pkg) step(e event) (last bool) {
+	switch ended := e.Action == "pass" || e.Action == "fail" || e.Action == "skip"; {
 	case e.Action == "output" && e.Test != "":
-		tests[e.Test] += e.Output
+		p.open[e.Test] += e.Output
 	case e.Action == "output" && e.Output != "PASS\n":
-		fmt.Fprint(w, e.Output)
-	case e.Action == "fail" && e.Test == "":
-		for _, output := range tests { // a panic or a timeout: they have no end of their own
-			fmt.Fprint(w, output)
+		p.own.WriteString(e.Output)
+	case ended && e.Test == "":
+		return true
+	case ended:
+		if e.Action == "fail" {
+			p.failed.WriteString(p.open[e.Test])
 		}
-		delete(open, e.Package)
-	case e.Action == "fail":
-		fmt.Fprint(w, tests[e.Test])
-		delete(tests, e.Test)
-	case e.Action == "skip" && e.Test != "":
-		skipped = []string{fmt.Sprintf("%s %s: %s", e.Package, e.Test, reason(tests[e.Test]))}
-		delete(tests, e.Test)
-	case e.Action == "pass":
-		delete(tests, e.Test)
+		delete(p.open, e.Test)
 	}
-	return skipped
+	return false
+}
+
+func (p *pkg) print(w io.Writer) {
+	fmt.Fprint(w, p.failed.String())
+	for _, output := range p.open { // a panic or a timeout: they have no end of their own
+		fmt.Fprint(w, output)
+	}
+	fmt.Fprint(w, p.own.String())
 }
 
 // reason is what a test has printed, without go test's own lines.
@@ -131,26 +151,31 @@ func reason(output string) string {
 	return strings.Join(said, " ")
 }
 
-// left returns the command lines of the processes that are there when all have
-// had some time to end.
-func left(patience time.Duration) []string {
-	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-		for { // collect those that have ended
-			if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != nil || pid <= 0 {
-				break
-			}
-		}
-		var found []string
-		lists, _ := filepath.Glob("/proc/self/task/*/children")
-		for _, list := range lists {
-			pids, _ := os.ReadFile(list)
-			for _, pid := range strings.Fields(string(pids)) {
-				command, _ := os.ReadFile("/proc/" + pid + "/cmdline")
-				found = append(found, pid+" "+strings.ReplaceAll(string(command), "\x00", " "))
-			}
-		}
-		if len(found) == 0 || time.Now().After(deadline) {
-			return found
+// reap collects every child that ends, as process 1 would, so that tests see
+// orphans vanish. The status of one is sent to ended.
+func reap(pid int, ended chan<- int, alone chan<- struct{}) {
+	for {
+		var status unix.WaitStatus
+		switch child, err := unix.Wait4(-1, &status, 0, nil); {
+		case err == unix.ECHILD:
+			close(alone)
+			return
+		case err == nil && child == pid && (status.Exited() || status.Signaled()):
+			ended <- int(status)
 		}
 	}
+}
+
+// children lists the command lines of the processes that are still there.
+func children() string {
+	var found []string
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, list := range lists {
+		pids, _ := os.ReadFile(list)
+		for _, pid := range strings.Fields(string(pids)) {
+			command, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+			found = append(found, pid+" "+strings.TrimSpace(strings.ReplaceAll(string(command), "\x00", " ")))
+		}
+	}
+	return strings.Join(found, "; ")
 }

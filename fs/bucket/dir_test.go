@@ -229,29 +229,44 @@ func TestHeldLock(t *testing.T) {
 }
 
 // Deleting the last object of a folder takes the folder away, which must not
-// come between another writer's making it and using it.
+// come between another writer's making it and using it, nor between another's
+// deleting in it and syncing it.
 func TestFoldersComeAndGo(t *testing.T) {
 	dir := t.TempDir()
 	// Two stores on one folder, as two processes have them.
 	stores := []bucket.Bucket{open(t, "file://"+dir), open(t, "file://"+dir)}
-	var wg sync.WaitGroup
-	for w := range 4 {
-		wg.Go(func() {
-			b, key := stores[w%2], fmt.Sprintf("a/b/c/%d", w)
-			for range 50 {
-				if _, err := b.Put(noTest(), key, bytes.NewReader(nil), bucket.PutOptions{}); err != nil {
-					t.Errorf("put: %v", err)
+	const writers = 8
+	atOnce := func(what string, do func(b bucket.Bucket, key string) error) {
+		var wg sync.WaitGroup
+		for w := range writers {
+			wg.Go(func() {
+				if err := do(stores[w%2], fmt.Sprintf("a/b/c/%d", w)); err != nil {
+					t.Errorf("%s: %v", what, err)
 				}
-				if _, _, err := b.GetRange(noTest(), key, 0, 1, ""); err != nil {
-					t.Errorf("get: %v", err)
-				}
-				if err := b.Delete(noTest(), key); err != nil {
-					t.Errorf("delete: %v", err)
-				}
-			}
-		})
+			})
+		}
+		wg.Wait()
 	}
-	wg.Wait()
+	putOne := func(b bucket.Bucket, key string) error {
+		_, err := b.Put(noTest(), key, bytes.NewReader(nil), bucket.PutOptions{})
+		return err
+	}
+	deleteOne := func(b bucket.Bucket, key string) error { return b.Delete(noTest(), key) }
+	for range 30 {
+		atOnce("put", putOne)
+		atOnce("delete", deleteOne)
+	}
+	atOnce("put and delete", func(b bucket.Bucket, key string) error {
+		for range 30 {
+			if err := putOne(b, key); err != nil {
+				return err
+			}
+			if err := deleteOne(b, key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if _, err := os.Stat(filepath.Join(dir, "a")); !os.IsNotExist(err) {
 		t.Errorf("the folder is left: %v", err)
 	}

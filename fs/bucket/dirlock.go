@@ -82,7 +82,7 @@ func flock(f *os.File) error {
 // what a dead writer left.
 type temp struct {
 	*os.File
-	path string // where it is until it is renamed
+	path string // where it is; empty once it has its final name
 }
 
 func (d *directory) newTemp() (*temp, error) {
@@ -108,9 +108,20 @@ func (d *directory) newTemp() (*temp, error) {
 	}
 }
 
+// moveTo gives the file its final name.
+func (t *temp) moveTo(path string) error {
+	if err := os.Rename(t.path, path); err != nil {
+		return err
+	}
+	t.path = ""
+	return nil
+}
+
 // discard closes the file and removes it, if it still is a temporary one.
 func (t *temp) discard() {
-	os.Remove(t.path)
+	if t.path != "" {
+		os.Remove(t.path)
+	}
 	t.Close()
 }
 

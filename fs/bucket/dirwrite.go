@@ -57,6 +57,7 @@ func (d *directory) Copy(ctx context.Context, from, to string) error {
 // writeError gives a failed write its kind.
 func writeError(op, key string, err error) error {
 	switch {
+	case errors.Is(errors.Condition, err): // says all that already
 	case isErrno(err, syscall.ENOTDIR), isErrno(err, syscall.EISDIR), isErrno(err, syscall.EEXIST):
 		err = errors.E(op, key, errors.Invalid, fmt.Errorf("an object and a folder cannot have the same name: %w", err))
 	case isErrno(err, syscall.ENOENT) && !errors.Is(errors.Unavailable, err):
@@ -159,12 +160,12 @@ func (d *directory) name(ctx context.Context, key string, object, meta *temp, et
 		if err := makeFolder(filepath.Dir(at)); err != nil {
 			return nil, err
 		}
-		if err := os.Rename(meta.path, at); err != nil {
+		if err := meta.moveTo(at); err != nil {
 			return nil, err
 		}
 		changed = append(changed, filepath.Dir(at))
 	}
-	if err := os.Rename(object.path, path); err != nil {
+	if err := object.moveTo(path); err != nil {
 		if meta != nil {
 			os.Remove(d.metaPath(key, etag))
 		}

@@ -1,7 +1,6 @@
 package bucket
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -107,14 +106,10 @@ func (s *s3Store) Put(ctx context.Context, key string, body io.ReadSeeker, opts 
 	if err != nil {
 		return Info{}, err
 	}
-	if size == 0 {
-		// The SDK would send a body of unknown length.
-		body = bytes.NewReader(nil)
-	}
 	in := &s3.PutObjectInput{
 		Bucket:        &s.config.bucket,
 		Key:           aws.String(s.before + key),
-		Body:          body,
+		Body:          &s3Upload{body, ctx},
 		ContentLength: &size,
 		Metadata:      opts.Meta,
 	}
@@ -135,6 +130,20 @@ func (s *s3Store) Put(ctx context.Context, key string, body io.ReadSeeker, opts 
 	info := Info{ETag: aws.ToString(out.ETag), Size: size}
 	info.Now, _ = awsmiddleware.GetServerTime(out.ResultMetadata)
 	return info, complete("put", key, info.ETag, &size)
+}
+
+// s3Upload ends a body with its context: before the SDK sends it, it reads all
+// of it for the signature.
+type s3Upload struct {
+	io.ReadSeeker
+	ctx context.Context
+}
+
+func (u *s3Upload) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.ReadSeeker.Read(p)
 }
 
 // Copy duplicates an object on the server.

@@ -2,7 +2,7 @@ package bucket
 
 import (
 	"context"
-	"errors"
+	stderrors "errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -20,7 +20,7 @@ import (
 	"github.com/aws/smithy-go/logging"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
-	kinds "atc/fs/errors"
+	"atc/fs/errors"
 )
 
 // How the SDK is set up: where credentials come from, how long anything may
@@ -132,11 +132,11 @@ func findCredentials(ctx context.Context, c s3Config) (aws.CredentialsProvider, 
 	if err == nil {
 		_, err = cfg.Credentials.Retrieve(ctx)
 	}
-	if errors.Is(err, context.Canceled) {
-		return nil, kinds.E("open", c.url(), kinds.Canceled, err)
+	if stderrors.Is(err, context.Canceled) {
+		return nil, errors.E("open", c.url(), errors.Canceled, err)
 	}
 	if err != nil {
-		return nil, kinds.E("open", c.url(), kinds.Permission,
+		return nil, errors.E("open", c.url(), errors.Permission,
 			fmt.Errorf("no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: %w", err))
 	}
 	return cfg.Credentials, nil

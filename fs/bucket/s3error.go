@@ -37,6 +37,8 @@ func s3Kind(ctx context.Context, err error) errors.Kind {
 		case "NoSuchBucket":
 			// Not NotExist: a wrong name must not look like an empty store.
 			return errors.Invalid
+		case "ExistingObjectIsDirectory", "ObjectParentIsFile":
+			return errors.Invalid // from servers that keep objects as files
 		case "PreconditionFailed":
 			return errors.Condition
 		case "ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown":

@@ -105,7 +105,7 @@ func span(offset, length, size int64) (start, end int64) {
 // sizeOf reads the size out of "bytes 0-9/1234".
 func sizeOf(contentRange string) (size int64, err error) {
 	var from, to int64
-	n, err := fmt.Sscanf(contentRange, "bytes %d-%d/%d", &from, &to, &size)
+	n, _ := fmt.Sscanf(contentRange, "bytes %d-%d/%d", &from, &to, &size)
 	if n != 3 || from < 0 || to < from || size <= to {
 		return 0, fmt.Errorf("the answer has the range %.60q", contentRange)
 	}

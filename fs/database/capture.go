@@ -27,10 +27,20 @@ func (db *DB) WALSync() error {
 	return nil
 }
 
-// WALEnd captures before a "-wal" is truncated or removed. Whoever does that has
-// the log to itself.
+// WALCut captures before a "-wal" is truncated. Whoever does that has the log to
+// itself.
+func (db *DB) WALCut() error { return db.WALSync() }
+
+// WALEnd captures before a "-wal" is removed, which only the last connection
+// does. The next log begins with salts that have nothing to do with it.
 func (db *DB) WALEnd() error {
-	return db.WALSync()
+	if err := db.WALSync(); err != nil {
+		return err
+	}
+	db.capture.Lock()
+	defer db.capture.Unlock()
+	db.wal = walPosition{}
+	return nil
 }
 
 // JournalEnd captures before a rollback journal is removed, truncated or zeroed:
@@ -50,10 +60,20 @@ func (db *DB) JournalEnd() error {
 // force: with journal_mode OFF or MEMORY it is the last thing of a commit. In
 // WAL mode it ends a checkpoint and has nothing to take.
 func (db *DB) Sync() error {
-	if db.walMode.Load() || db.direct.Load() || db.journalActive() {
+	db.syncedAt.Store(db.modified())
+	was := db.walMode.Load()
+	if h, ok := db.readHeader(); !ok || was && h.WAL || db.journalActive() {
 		return nil
 	}
-	return db.captureDirty("sync of the database")
+	db.capture.Lock()
+	defer db.capture.Unlock()
+	if !db.direct.Load() && !db.hasDirty() {
+		return nil
+	}
+	if err := db.captureRollback(); err != nil {
+		return db.captureError("sync of the database", err)
+	}
+	return nil
 }
 
 // Idle captures when the last handle on the database and its sidecars was
@@ -64,7 +84,7 @@ func (db *DB) Idle() error {
 	defer db.capture.Unlock()
 	err := db.captureWAL()
 	db.wal.synced = db.wal.frame
-	if err == nil && !db.journalActive() && (db.compare != "" || db.hasDirty()) {
+	if err == nil && !db.journalActive() && (db.compare != "" || db.hasDirty() || db.leftWALUnseen()) {
 		err = db.captureRollback()
 	}
 	if err != nil {
@@ -88,16 +108,11 @@ func (db *DB) Tick() error {
 // it: transaction 1 holds every page.
 const firstCapture = "first capture"
 
-func (db *DB) captureDirty(when string) error {
-	db.capture.Lock()
-	defer db.capture.Unlock()
-	if !db.hasDirty() {
-		return nil
-	}
-	if err := db.captureRollback(); err != nil {
-		return db.captureError(when, err)
-	}
-	return nil
+// leftWALUnseen reports whether a database whose writes are passed through is in
+// WAL mode no more: what it was written since, nobody saw.
+func (db *DB) leftWALUnseen() bool {
+	h, ok := db.readHeader()
+	return db.wasDirect.Load() && ok && !h.WAL
 }
 
 func (db *DB) captureError(when string, err error) error {
@@ -133,13 +148,13 @@ func (db *DB) captureRollback() error {
 	switch {
 	case db.index.TXID() == 0 && db.spool.empty() && !db.hasInflight():
 		db.compare = firstCapture
-	case db.direct.Load() && db.compare == "":
+	case (db.direct.Load() || db.leftWALUnseen()) && db.compare == "":
 		db.compare = "written past us: journal mode changed while the log was passed through"
 	case h.PageSize != db.pageSize:
 		db.compare = "page size changed"
 	}
 	if db.compare != "" {
-		err := db.captureCompare()
+		err := db.captureCompare(db.written)
 		if errors.Retryable(err) {
 			return nil // the bucket is away: the application goes on, and db.compare stands
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"atc/fs/errors"
 	"atc/fs/journal"
 )
 
@@ -20,8 +21,9 @@ const compareTimeout = 2 * time.Minute
 
 // captureCompare takes every page that differs from the bucket. Pages that are
 // missing locally cannot differ. DB.capture is held, and nobody may be able to
-// write: the caller says why at the moment it chose.
-func (db *DB) captureCompare() error {
+// write: the caller says why at the moment it chose. What the committed state is
+// depends on that moment too, so the caller brings the view.
+func (db *DB) captureCompare(committed func(journal.Header) (*view, uint32, error)) error {
 	h, ok := db.readHeader()
 	if !ok {
 		db.compare = ""
@@ -37,27 +39,24 @@ func (db *DB) captureCompare() error {
 		return err
 	}
 	dirty := db.takeDirty()
-	log, size, err := db.committedLog(h)
+	view, size, err := committed(h)
 	if err != nil {
 		return err
-	}
-	if size == 0 {
-		if size, err = db.filePages(h.PageSize); err != nil {
-			return err
-		}
 	}
 	taken := make(map[uint32]int64)
 	data := make([]byte, h.PageSize)
 	lock := journal.LockPage(h.PageSize)
 	for page := uint32(1); page <= size; page++ {
-		if page == lock || !db.has(page) {
+		if page == lock || !view.has(page) && !db.has(page) {
 			continue
 		}
-		if err := log.page(page, data); err != nil {
+		if err := view.page(page, data); err != nil {
 			return err
 		}
+		// A page by which the database has grown back is another one for the
+		// bucket, whatever it holds.
 		_, pending := db.spool.at[page]
-		if !pending && !resized && !db.hasInflight() {
+		if !pending && !resized && !db.hasInflight() && page <= db.spool.low {
 			want, known, err := db.index.Hash(ctx, page)
 			if err != nil {
 				return fmt.Errorf("compare with the bucket: %w", err)
@@ -74,6 +73,7 @@ func (db *DB) captureCompare() error {
 		}
 	}
 	db.compare = ""
+	db.wasDirect.Store(db.direct.Load())
 	_, before := db.index.Size()
 	if len(taken) > 0 || size != before || !db.spool.empty() {
 		db.commitSpool(taken, size)
@@ -110,11 +110,88 @@ func (db *DB) resize(pageSize int) (bool, error) {
 	return true, old.close()
 }
 
+// written is the database as its writers have left it, and its size in pages:
+// the file under the committed frames of a log. That is what is committed when a
+// journal ends, or when there is none.
+func (db *DB) written(h journal.Header) (*view, uint32, error) {
+	v, size, err := db.committedLog(h)
+	if err != nil || size > 0 {
+		return v, size, err
+	}
+	size, err = db.filePages(h.PageSize)
+	return v, size, err
+}
+
+// recovered is the database as SQLite will make it when it is opened next: where
+// a journal was left in force, its transaction is undone.
+func (db *DB) recovered(h journal.Header) (*view, uint32, error) {
+	if db.journalActive() {
+		return db.restoredByJournal(h)
+	}
+	return db.written(h)
+}
+
+// view is the local file with other versions of some pages over it, which were
+// copied into the spool's file.
+type view struct {
+	db *DB
+	at map[uint32]int64
+}
+
+func (v *view) has(page uint32) bool {
+	_, ok := v.at[page]
+	return ok
+}
+
+func (v *view) page(page uint32, data []byte) error {
+	off, ok := v.at[page]
+	if !ok {
+		return v.db.readLocal(page, data)
+	}
+	if _, err := v.db.spool.file.ReadAt(data, off); err != nil {
+		return fmt.Errorf("read page %d of the journal: %w", page, err)
+	}
+	return nil
+}
+
+// restoredByJournal is the database as SQLite will restore it from a hot
+// journal.
+func (db *DB) restoredByJournal(h journal.Header) (*view, uint32, error) {
+	f, err := db.openSidecar(journal.Rollback)
+	if err != nil || f == nil {
+		return nil, 0, fmt.Errorf("open the journal: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, fmt.Errorf("open the journal: %w", err)
+	}
+	originals, pages, ok, err := journal.ReadRollback(f, info.Size(), h.PageSize)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the journal: %w", err)
+	}
+	if !ok {
+		return nil, 0, errors.E("compare", db.opts.Name, errors.Unsupported,
+			fmt.Errorf("its journal is part of a transaction over several databases: open it with SQLite once"))
+	}
+	v := &view{db: db, at: make(map[uint32]int64)}
+	data := make([]byte, h.PageSize)
+	for _, o := range originals {
+		if _, err := f.ReadAt(data, o.Offset); err != nil {
+			return nil, 0, fmt.Errorf("read the journal: %w", err)
+		}
+		if v.at[o.Page], err = db.spool.write(data); err != nil {
+			return nil, 0, err
+		}
+	}
+	return v, pages, nil
+}
+
 // committedLog reads which pages the log's committed frames hold, and the
 // database's size after the last of them: 0 if there are none. It moves the
 // position of the log there.
-func (db *DB) committedLog(h journal.Header) (*logView, uint32, error) {
-	v := &logView{db: db, at: make(map[uint32]int64)}
+func (db *DB) committedLog(h journal.Header) (*view, uint32, error) {
+	v := &view{db: db, at: make(map[uint32]int64)}
 	if !h.WAL {
 		return v, 0, nil
 	}
@@ -160,22 +237,4 @@ func (db *DB) committedLog(h journal.Header) (*logView, uint32, error) {
 	}
 	db.wal = pos
 	return v, size, nil
-}
-
-// logView is the database with a log's committed frames over it. Their pages
-// were copied into the spool's file.
-type logView struct {
-	db *DB
-	at map[uint32]int64
-}
-
-func (v *logView) page(page uint32, data []byte) error {
-	off, ok := v.at[page]
-	if !ok {
-		return v.db.readLocal(page, data)
-	}
-	if _, err := v.db.spool.file.ReadAt(data, off); err != nil {
-		return fmt.Errorf("read page %d of the log: %w", page, err)
-	}
-	return nil
 }

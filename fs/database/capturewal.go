@@ -109,9 +109,7 @@ func (db *DB) captureWAL() error {
 // have to be taken anew.
 func (db *DB) followWAL(f *os.File, h journal.WALHeader) (redo map[uint32]struct{}, err error) {
 	if !db.wal.known || h.Salt != db.wal.salt {
-		if db.wal.known && db.wal.frame > db.wal.synced {
-			// The last generation was never synced behind the last tick: its
-			// end may have been checkpointed and overwritten unseen.
+		if db.restartedUnseen(h) {
 			db.compare = "log restarted without a sync (synchronous=OFF)"
 		}
 		db.wal = walPosition{salt: h.Salt, known: true, sum: h.Sum}
@@ -130,6 +128,29 @@ func (db *DB) followWAL(f *os.File, h journal.WALHeader) (redo map[uint32]struct
 	redo = db.wal.pages
 	db.wal = walPosition{salt: h.Salt, known: true, sum: h.Sum}
 	return redo, nil
+}
+
+// restartedUnseen reports whether frames of a generation before h may have been
+// checkpointed and overwritten without a sync, at which they would have been
+// taken. A restart counts the first salt up by one (wal.c, walRestartHdr), and a
+// checkpoint that syncs the log also syncs the database behind its last write.
+func (db *DB) restartedUnseen(h journal.WALHeader) bool {
+	if !db.wal.known {
+		return h.Sequence != 0
+	}
+	if h.Salt[0] != db.wal.salt[0]+1 || db.wal.frame > db.wal.synced {
+		return true
+	}
+	return db.complete.Load() && db.modified() != db.syncedAt.Load()
+}
+
+// modified is the local file's time of modification in nanoseconds.
+func (db *DB) modified() int64 {
+	info, err := db.file.Stat()
+	if err != nil {
+		return 0
+	}
+	return info.ModTime().UnixNano()
 }
 
 // retake adds to taken the pages of redo that the log no longer has: their

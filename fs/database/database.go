@@ -54,10 +54,13 @@ type DB struct {
 	fetching map[uint32]chan struct{}
 	ahead    readahead
 
-	complete atomic.Bool     // no page is missing
-	walMode  atomic.Bool     // the file's header says so
-	direct   atomic.Bool     // the kernel writes the file without us
-	users    [4]atomic.Int32 // open handles by journal.Sidecar; None is the database itself
+	complete atomic.Bool // no page is missing
+	walMode  atomic.Bool // the file's header says so
+	direct   atomic.Bool // the kernel writes the file without us
+	// wasDirect says that the kernel did so since the last comparison.
+	wasDirect atomic.Bool
+	syncedAt  atomic.Int64    // the local file's time of modification at its last sync, in nanoseconds
+	users     [4]atomic.Int32 // open handles by journal.Sidecar; None is the database itself
 
 	// capture protects the spool and what of the journals is in it.
 	capture sync.Mutex
@@ -117,13 +120,16 @@ func Open(ctx context.Context, opts Options) (_ *DB, err error) {
 	}
 	db.pageSize = pageSize
 	db.noteComplete()
-	if opts.Keep {
-		err = db.resume()
-	} else if pages > 0 {
-		err = db.learnMode(ctx)
+	db.syncedAt.Store(db.modified())
+	if pages > 0 {
+		if err := db.learnMode(ctx); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, err
+	if opts.Keep {
+		if err := db.resume(); err != nil {
+			return nil, err
+		}
 	}
 	return db, nil
 }
@@ -150,17 +156,18 @@ func (db *DB) startCold(pageSize int, pages uint32) error {
 // resume takes up a local file that was kept. Unless it was left cleanly it may
 // hold commits that the bucket has not.
 func (db *DB) resume() error {
-	db.readHeader()
-	if db.opts.Clean {
-		return nil
-	}
-	db.compare = "the last run did not end cleanly"
-	if db.journalActive() {
-		return nil // SQLite will roll back first; the end of that journal captures
-	}
+	h, ok := db.readHeader()
 	db.capture.Lock()
 	defer db.capture.Unlock()
-	return db.captureCompare()
+	if db.opts.Clean {
+		if !ok {
+			return nil
+		}
+		_, _, err := db.committedLog(h) // what the log holds was shipped
+		return err
+	}
+	db.compare = "the last run did not end cleanly"
+	return db.captureCompare(db.recovered)
 }
 
 // learnMode reads the header, so that the journal mode is known before the
@@ -206,7 +213,12 @@ func (db *DB) WALMode() bool { return db.walMode.Load() }
 
 // SetDirect says whether the kernel passes reads and writes of the database
 // through to the local file, so that ReadAt and WriteAt are not called.
-func (db *DB) SetDirect(on bool) { db.direct.Store(on) }
+func (db *DB) SetDirect(on bool) {
+	db.direct.Store(on)
+	if on {
+		db.wasDirect.Store(true)
+	}
+}
 
 // Opened and Released count the handles on the database (journal.None) and its
 // sidecars. Released returns how many of any role are left.

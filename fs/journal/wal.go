@@ -42,6 +42,7 @@ func (c Checksum) sum(order binary.ByteOrder, b []byte) Checksum {
 // WALHeader begins a WAL file. Its salts change each time the log restarts.
 type WALHeader struct {
 	PageSize int
+	Sequence uint32 // 0 in a log that never restarted
 	Salt     [2]uint32
 	Sum      Checksum // where the chain of frame checksums begins
 	order    binary.ByteOrder
@@ -55,6 +56,7 @@ func ParseWALHeader(b []byte) (WALHeader, bool) {
 	}
 	h := WALHeader{
 		PageSize: int(binary.BigEndian.Uint32(b[8:])),
+		Sequence: binary.BigEndian.Uint32(b[12:]),
 		Salt:     [2]uint32{binary.BigEndian.Uint32(b[16:]), binary.BigEndian.Uint32(b[20:])},
 		Sum:      Checksum{binary.BigEndian.Uint32(b[24:]), binary.BigEndian.Uint32(b[28:])},
 	}

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -176,7 +177,9 @@ func (m *Mounted) Unmount(ctx context.Context) error {
 		if err := unix.Unmount(m.dir, unix.MNT_DETACH); err != nil {
 			return errors.E("unmount", m.dir, errors.Other, err)
 		}
-		abort(dev)
+		if err := abort(dev); err != nil {
+			return errors.E("cut the connection of", m.dir, errors.Other, err)
+		}
 		break
 	}
 	m.server.Wait()
@@ -195,8 +198,24 @@ func (m *Mounted) device() uint32 {
 
 // abort makes the kernel give up a connection whose mount is detached, so that
 // the server ends although files are open.
-func abort(dev uint32) {
-	_ = os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", dev), []byte("1"), 0)
+func abort(dev uint32) error {
+	const connections = "/sys/fs/fuse/connections"
+	name := filepath.Join(fmt.Sprint(dev), "abort")
+	err := os.WriteFile(filepath.Join(connections, name), []byte("1"), 0)
+	if !os.IsNotExist(err) {
+		return err
+	}
+	// The control filesystem is not mounted, as in most containers.
+	dir, err := os.MkdirTemp("", "atc-fusectl-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(dir)
+	if err := unix.Mount("fusectl", dir, "fusectl", 0, ""); err != nil {
+		return err
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	return os.WriteFile(filepath.Join(dir, name), []byte("1"), 0)
 }
 
 // Source returns the Name that the mount on dir was given, if atc mounted it.

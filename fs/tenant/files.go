@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"time"
 
@@ -96,11 +95,51 @@ func (f *Files) Load(ctx context.Context) (*FileIndex, error) {
 	return x, nil
 }
 
+// Claim writes the index under a new owner's epoch, so that the owner before can
+// write it no more, and returns it. What that one wrote until then is in it.
+func (f *Files) Claim(ctx context.Context, x *FileIndex, epoch uint64) (*FileIndex, error) {
+	const tries = 8
+	var err error
+	for range tries {
+		claimed := x.Next(epoch)
+		claimed.Entries = x.Entries
+		if err = f.put(ctx, claimed); err == nil {
+			return claimed, nil
+		}
+		if !errors.Is(errors.Condition, err) {
+			return nil, err
+		}
+		if x, err = f.Load(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errors.E("claim file index", f.tenant, errors.Busy, err)
+}
+
 // Save writes x over the version that it was loaded or saved as. It fails with
-// Fenced when another owner has written meanwhile, which has another epoch; a
-// version of our own epoch is what an earlier attempt wrote whose answer was
-// lost.
+// Fenced when a later owner has written meanwhile; a version of our own epoch is
+// what an earlier attempt wrote whose answer was lost.
 func (f *Files) Save(ctx context.Context, x *FileIndex) error {
+	const tries = 2
+	var err error
+	for range tries {
+		if err = f.put(ctx, x); !errors.Is(errors.Condition, err) {
+			return err
+		}
+		there, loadErr := f.Load(ctx)
+		if loadErr != nil {
+			return loadErr
+		}
+		if there.Epoch > x.Epoch {
+			return errors.E("save file index", f.tenant, errors.Fenced, err)
+		}
+		x.etag = there.etag
+	}
+	return err
+}
+
+// put writes x if the version that it has is still there.
+func (f *Files) put(ctx context.Context, x *FileIndex) error {
 	stored := *x
 	stored.Entries = slices.Clone(x.Entries)
 	for i := range stored.Entries {
@@ -111,31 +150,15 @@ func (f *Files) Save(ctx context.Context, x *FileIndex) error {
 	if err != nil {
 		return fmt.Errorf("encode file index of %s: %w", f.tenant, err)
 	}
-	const tries = 2
-	for range tries {
-		var info bucket.Info
-		info, err = f.bucket.Put(ctx, f.key("index.json"), bytes.NewReader(b), bucket.PutOptions{IfNoneMatch: x.etag == "", IfMatch: x.etag})
-		if err == nil {
-			x.etag = info.ETag
-			return nil
-		}
-		if !errors.Is(errors.Condition, err) {
-			return err
-		}
-		there, loadErr := f.Load(ctx)
-		if loadErr != nil {
-			return loadErr
-		}
-		if there.Epoch != x.Epoch {
-			return errors.E("save file index", f.tenant, errors.Fenced, err)
-		}
-		x.etag = there.etag
+	info, err := f.bucket.Put(ctx, f.key("index.json"), bytes.NewReader(b), bucket.PutOptions{IfNoneMatch: x.etag == "", IfMatch: x.etag})
+	if err == nil {
+		x.etag = info.ETag
 	}
 	return err
 }
 
 // Put stores a file's content and returns its ID.
-func (f *Files) Put(ctx context.Context, content *os.File) (string, error) {
+func (f *Files) Put(ctx context.Context, content io.ReadSeeker) (string, error) {
 	id := rand.Text()
 	_, err := f.bucket.Put(ctx, f.key(id), content, bucket.PutOptions{IfNoneMatch: true})
 	return id, err

@@ -79,6 +79,14 @@ func (t *Tenant) acquire(ctx context.Context) error {
 		}
 		local, worth = localState{}, cold
 	}
+	if worth == ahead {
+		// At once, so that an attempt which fails behind this point does not
+		// make our own files look like those of a run that lost the tenant.
+		local.Epoch = held.Epoch
+		if err := local.write(t.dir); err != nil {
+			return errors.E("open tenant", t.id, errors.Other, err)
+		}
+	}
 	index, err := t.contents.Load(ctx)
 	if err != nil {
 		return err
@@ -86,6 +94,9 @@ func (t *Tenant) acquire(ctx context.Context) error {
 	unclean := before.Owner != nil
 	if unclean && worth != ahead {
 		if err := t.survey(ctx, held); err != nil {
+			return err
+		}
+		if index, err = t.contents.Claim(ctx, index, held.Epoch); err != nil {
 			return err
 		}
 	}
@@ -100,7 +111,7 @@ func (t *Tenant) acquire(ctx context.Context) error {
 			root.Close()
 		}
 	}()
-	t.root = root
+	t.root, t.epoch = root, held.Epoch
 	t.held, t.local = held, localState{
 		Epoch: held.Epoch, Session: t.v.session, Boot: t.v.boot,
 		Ready:     worth == ahead, // else not before the tree is laid out
@@ -131,8 +142,6 @@ func (t *Tenant) acquire(ctx context.Context) error {
 			e.at = e.record.TXID
 		}
 	}
-	// The first write of an epoch changes the index's version, so that the owner
-	// before can write it no more.
 	t.files.index, t.files.dirty = index, unclean
 	return nil
 }

@@ -224,10 +224,15 @@ func (f *File) endsJournal(b []byte) bool {
 	return journal.RollbackActive(was[:n]) && !journal.RollbackActive(b)
 }
 
-// becomeDatabase makes a plain file a database, when its header is written.
+// becomeDatabase makes a plain file a database, when its header is written. A
+// file without a name stays what it is.
 func (f *File) becomeDatabase(ctx context.Context) (*database.DB, journal.Sidecar, error) {
 	t := f.t
 	t.mu.Lock()
+	if at, there := t.root.inode(f.path); !there || at != f.inode {
+		t.mu.Unlock()
+		return nil, 0, nil // it has no name any more, as SQLite's temporary databases
+	}
 	if f.entry == nil {
 		e := t.databases[f.path]
 		if e == nil {
@@ -319,7 +324,7 @@ func (h *Handle) Truncate(ctx context.Context, size int64) error {
 	case role == journal.None:
 		return db.Truncate(ctx, size)
 	case role == journal.WAL:
-		err = db.WALEnd()
+		err = db.WALCut()
 	case role == journal.Rollback && size < int64(journal.RollbackHeaderSize):
 		err = db.JournalEnd()
 	}

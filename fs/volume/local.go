@@ -39,7 +39,13 @@ func readLocal(dir string) (localState, error) {
 		return s, fmt.Errorf("read local state: %w", err)
 	}
 	if err := json.Unmarshal(b, &s); err != nil {
-		return localState{}, nil // not whole, as after a loss of power: nothing is known
+		s = localState{} // not whole, as after a loss of power: nothing is known
+	}
+	if s.Databases == nil {
+		s.Databases = make(map[string]localDatabase)
+	}
+	if s.Contents == nil {
+		s.Contents = make(map[uint64]string)
 	}
 	return s, nil
 }

@@ -181,22 +181,25 @@ func (t *Tenant) drop(path string, do func() error) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.forget(path, at)
-	return nil
+	return t.forget(path, at)
 }
 
-// forget notes that the file of inode at is no longer at path. Tenant.mu is
-// held.
-func (t *Tenant) forget(path string, at uint64) {
+// forget notes that the file of inode at is no longer at path. That of a
+// database is noted on disk at once, since the next file may get its inode.
+// Tenant.mu is held.
+func (t *Tenant) forget(path string, at uint64) error {
+	var err error
 	if e := t.databases[path]; e != nil {
 		delete(t.databases, path)
 		delete(t.local.Databases, e.folder)
 		e.gone, t.changed = true, true
 		t.orphans = append(t.orphans, e)
+		err = t.local.write(t.dir)
 	}
 	if t.open[at] == nil {
 		t.forgetInode(at)
 	}
+	return err
 }
 
 // Rename moves a path, also over another one. Databases keep their history.
@@ -217,11 +220,12 @@ func (t *Tenant) Rename(ctx context.Context, from, to string, flags uint32) erro
 		if err := t.root.Rename(from, to); err != nil {
 			return err
 		}
-		if over != 0 {
-			t.forget(to, over)
+		var err error
+		if there {
+			err = t.forget(to, over)
 		}
 		t.moved(from, to)
-		return nil
+		return err
 	})
 }
 

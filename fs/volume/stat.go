@@ -63,7 +63,7 @@ func (t *Tenant) stat() TenantStat {
 		PendingFiles: len(t.files.touched), Pending: t.changed || t.files.dirty || t.treeShip.busy,
 	}
 	if t.held != nil {
-		s.State, s.Epoch = "open", t.held.Epoch
+		s.State, s.Epoch = "open", t.epoch
 	}
 	if t.lost != nil {
 		s.State = "fenced"

@@ -30,9 +30,10 @@ type Tenant struct {
 	owning sync.Mutex // one acquisition at a time
 	root   tree       // the local files, while held is set
 
-	mu        sync.Mutex // protects everything below
-	held      *tenant.Held
-	lost      error // why the tenant is ours no more
+	mu        sync.Mutex   // protects everything below
+	held      *tenant.Held // its fields are those of whoever holds recording
+	epoch     uint64       // of our ownership
+	lost      error        // why the tenant is ours no more
 	local     localState
 	databases map[string]*entry // by path
 	open      map[uint64]*File  // files with handles, by inode
@@ -146,7 +147,7 @@ func (e *entry) options() database.Options {
 		Dir:          t.databaseDir(e.folder),
 		Log:          history.NewLog(t.v.bucketFor(&t.counters, &e.counters), tenant.DatabaseFolder(t.id, e.folder)),
 		At:           e.at,
-		Epoch:        t.held.Epoch,
+		Epoch:        t.epoch,
 		New:          e.fresh,
 		Keep:         e.keep,
 		Clean:        e.clean,
@@ -188,12 +189,16 @@ func (e *entry) openLocked(ctx context.Context) (*database.DB, error) {
 	}
 	db, err := database.Open(ctx, opts)
 	if err != nil {
-		if errors.Is(errors.Fenced, err) {
-			t.fence(err)
+		t.mu.Lock()
+		moved := e.path != opts.Path
+		t.mu.Unlock()
+		if moved && errors.Is(errors.NotExist, err) {
+			return e.openLocked(ctx) // renamed before its file was opened
 		}
 		return nil, err
 	}
 	t.mu.Lock()
+	db.Renamed(e.path) // it may have been, meanwhile
 	e.db, e.idle = db, t.v.opts.Now()
 	t.mu.Unlock()
 	if after := t.v.opts.HydrateAfter; after >= 0 {

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"encoding/json"
+	stderrors "errors"
 	"fmt"
 	"io"
 	"net"
@@ -231,6 +232,10 @@ func TestServeEnds(t *testing.T) {
 	defer conn.Close()
 	if err := stop(); err != nil {
 		t.Error(err)
+	}
+	conn.SetReadDeadline(time.Now().Add(time.Second)) // below ReadHeaderTimeout, which closes it too
+	if _, err := conn.Read(make([]byte, 1)); err == nil || stderrors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a silent client's connection is open: %v", err)
 	}
 	if _, err := os.Lstat(path); !os.IsNotExist(err) {
 		t.Errorf("the socket is still there: %v", err)

@@ -79,6 +79,8 @@ func (r *reader) application(app *App) {
 			r.problem("app.env."+quoted(key), "not a name of letters, digits and '_'")
 		case key == "PORT":
 			r.problem("app.env.PORT", "it is set to app.port: write that instead")
+		case key == "ATC_TENANT":
+			r.problem("app.env.ATC_TENANT", "it is set to the tenant's name")
 		case strings.Contains(app.Env[key], "\x00"):
 			r.problem("app.env."+key, "its value has a NUL byte")
 		}

@@ -4,19 +4,21 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The one place where a key gets its default, each with the reason for it.
 
 // Default is the configuration of an empty file on this machine. Store and
 // App.Command have no default.
-func Default() Config { return defaults(os.Getenv, os.Geteuid() == 0) }
+func Default() Config { return defaults(os.Getenv, makeable) }
 
-func defaults(env func(string) string, root bool) Config {
+func defaults(env func(string) string, makeable func(string) bool) Config {
 	return Config{
 		Listen: ":8080", // the port that container platforms expect
 		Mount:  "/data", // where applications in containers look for their volume
-		Cache:  cacheFolder(env, root),
+		Cache:  cacheFolder(env, makeable),
 
 		// The most that the loss of a machine can cost. A busy database then
 		// causes one PUT a second, however many commits it makes.
@@ -59,11 +61,13 @@ func defaults(env func(string) string, root bool) Config {
 	}
 }
 
-// cacheFolder is where a daemon keeps what it can fetch again, or a user's
-// place for that. It is empty where there is no such place.
-func cacheFolder(env func(string) string, root bool) string {
-	if root {
-		return "/var/cache/atc"
+// cacheFolder is where daemons keep what they can fetch again, or the place for
+// that of a user who may not write there, as also user 0 of a namespace may not
+// who is somebody else outside. It is empty where there is no such place.
+func cacheFolder(env func(string) string, makeable func(string) bool) string {
+	const daemons = "/var/cache/atc"
+	if makeable(daemons) {
+		return daemons
 	}
 	if dir := env("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "atc", "cache")
@@ -72,4 +76,14 @@ func cacheFolder(env func(string) string, root bool) string {
 		return filepath.Join(dir, ".cache", "atc", "cache")
 	}
 	return ""
+}
+
+// makeable reports whether this process may make a folder and write in it. It
+// only looks at the folder, or the first one above it that is there.
+func makeable(dir string) bool {
+	err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+	if err == unix.ENOENT && dir != "/" {
+		return makeable(filepath.Dir(dir))
+	}
+	return err == nil
 }

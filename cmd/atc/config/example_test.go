@@ -6,12 +6,16 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What is written about the keys elsewhere must be true: the example file and
@@ -102,26 +106,55 @@ func TestDocumentation(t *testing.T) {
 	}
 }
 
-func TestDefaults(t *testing.T) {
+func TestCacheFolder(t *testing.T) {
 	for _, c := range []struct {
-		name  string
-		env   map[string]string
-		root  bool
-		cache string
+		name     string
+		env      map[string]string
+		makeable bool
+		want     string
 	}{
-		{"root", map[string]string{"HOME": "/root", "XDG_CACHE_HOME": "/c"}, true, "/var/cache/atc"},
+		{"daemon", map[string]string{"HOME": "/root", "XDG_CACHE_HOME": "/c"}, true, "/var/cache/atc"},
 		{"user", map[string]string{"HOME": "/home/u"}, false, "/home/u/.cache/atc/cache"},
 		{"user with cache", map[string]string{"HOME": "/home/u", "XDG_CACHE_HOME": "/c"}, false, "/c/atc/cache"},
 		{"relative paths count as none", map[string]string{"HOME": "home", "XDG_CACHE_HOME": "c"}, false, ""},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			env := func(key string) string { return c.env[key] }
-			if got := defaults(env, c.root).Cache; got != c.cache {
-				t.Errorf("cache %q, want %q", got, c.cache)
-			}
-		})
+		env := func(key string) string { return c.env[key] }
+		if got := defaults(env, func(string) bool { return c.makeable }).Cache; got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
 	}
+	_, err := parse("atc.toml", []byte(needed), defaults(func(string) string { return "" }, func(string) bool { return false }))
+	checkLines(t, err, []string{"atc.toml: cache: no folder of this user is known"})
+}
 
+func TestMakeable(t *testing.T) {
+	dir := t.TempDir()
+	check := func(path string, want bool) {
+		t.Helper()
+		if got := makeable(path); got != want {
+			t.Errorf("%s: %v, want %v", path, got, want)
+		}
+	}
+	check(dir, true)
+	check(filepath.Join(dir, "a/b"), true)
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	check(filepath.Join(dir, "file/a"), false)
+
+	// Another user, but only for this thread's dealings with files.
+	if os.Geteuid() == 0 {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := unix.Setfsuid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Setfsuid(0)
+	}
+	check("/var/cache/atc/x", false)
+}
+
+func TestFly(t *testing.T) {
 	t.Setenv("FLY_REGION", "fra")
 	t.Setenv("FLY_MACHINE_ID", "148ed")
 	if c := Default(); c.Region != "fra" || c.Machine != "148ed" {

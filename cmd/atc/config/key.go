@@ -23,29 +23,26 @@ func walk(c *Config, visit func(key string, field reflect.Value)) {
 	table("", reflect.ValueOf(c).Elem())
 }
 
-// split cuts a key into its table, "" for the topmost, and its last part.
-func split(key string) (table, name string) {
-	i := strings.LastIndexByte(key, '.')
-	return key[:max(i, 0)], key[i+1:]
-}
-
-// siblings lists the keys that exist in a key's table.
-func siblings(key string) []string {
-	table, _ := split(key)
+// keysOf lists the keys of a table, which is given as what stands before them:
+// "" or "app.".
+func keysOf(prefix string) []string {
 	var found []string
-	walk(new(Config), func(known string, _ reflect.Value) {
-		if t, _ := split(known); t == table {
-			found = append(found, known)
+	walk(new(Config), func(key string, _ reflect.Value) {
+		if name, ok := strings.CutPrefix(key, prefix); ok && !strings.Contains(name, ".") {
+			found = append(found, key)
 		}
 	})
 	return found
 }
 
+// lastPart is a key without the table that it is in.
+func lastPart(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
+
 // nearest finds the key that was probably meant: one that differs in at most a
 // third of its letters, else one of the same name in another table. It returns
 // "" where nothing is near.
 func nearest(key string) string {
-	_, name := split(key)
+	name := lastPart(key)
 	best, limit, elsewhere := "", max(1, len(name)/3), ""
 	walk(new(Config), func(known string, _ reflect.Value) {
 		// One that is longer by more than that is farther, and may be very long.
@@ -54,7 +51,7 @@ func nearest(key string) string {
 				best, limit = known, d
 			}
 		}
-		if _, n := split(known); n == name && elsewhere == "" {
+		if lastPart(known) == name && elsewhere == "" {
 			elsewhere = known
 		}
 	})

@@ -43,9 +43,11 @@ func Load(path string) (*Config, error) {
 
 // Parse reads a configuration from the content of the file name, which is used
 // in errors and for the folder that relative paths start from.
-func Parse(name string, b []byte) (*Config, error) {
+func Parse(name string, b []byte) (*Config, error) { return parse(name, b, Default()) }
+
+// parse reads what a file sets into a Config of defaults.
+func parse(name string, b []byte, c Config) (*Config, error) {
 	r := reader{file: name}
-	c := Default()
 	var values map[string]any
 	if err := toml.Unmarshal(b, &values); err != nil {
 		var d *toml.DecodeError
@@ -82,11 +84,10 @@ type reader struct {
 // key with a dot behind it.
 func (r *reader) table(prefix string, into reflect.Value, values map[string]any) {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		key := prefix + quoted(name)
 		if field, ok := fieldOf(into, name); ok {
-			r.value(key, field, values[name])
+			r.value(prefix+name, field, values[name])
 		} else {
-			r.unknown(key)
+			r.unknown(prefix, name)
 		}
 	}
 }

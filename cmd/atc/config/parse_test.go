@@ -73,7 +73,7 @@ func TestErrors(t *testing.T) {
 		{"\n[LOG]\nlevel = \"info\"", `2:2: unknown key LOG: there are listen, mount,`},
 		{`zzz = 1`, `1:1: unknown key zzz: there are listen, mount, cache,`},
 		{`log.colour = true`, `1:5: unknown key log.colour: there are log.level, log.format`},
-		{`"a b" = 1`, `1:1: unknown key "a b"`},
+		{`"a.b" = 1`, `1:1: unknown key "a.b": there are listen,`},
 
 		// Values of another type.
 		{`ship_interval = 1`, `1:1: ship_interval: a whole number where a duration in quotes, such as "90s", is wanted`},
@@ -129,6 +129,7 @@ func TestErrors(t *testing.T) {
 		{`policy.config."a b" = 1`, `1:15: policy.config."a b": a resolver cannot read it`},
 		{`app.env."A=B" = "c"`, `1:9: app.env."A=B": not a name`},
 		{`app.env.PORT = "3000"`, `app.env.PORT: it is set to app.port`},
+		{`app.env.ATC_TENANT = "acme"`, `app.env.ATC_TENANT: it is set to the tenant's name`},
 		{`app.env.A = "\u0000"`, `app.env.A: its value has a NUL byte`},
 		{`app.mount = "data"`, `app.mount: "data" is not an absolute path`},
 		{`app.health = "up"`, `app.health: "up" is not a path: write one such as "/health"`},

@@ -45,14 +45,15 @@ func (r *reader) problem(key, format string, args ...any) {
 	r.problems = append(r.problems, &Problem{r.file, at.line, at.column, key, fmt.Sprintf(format, args...)})
 }
 
-// unknown notes a key that does not exist.
-func (r *reader) unknown(key string) {
+// unknown notes a key that does not exist in the table that prefix stands for.
+func (r *reader) unknown(prefix, name string) {
+	key := prefix + quoted(name)
 	at := r.positions[key]
 	text := "unknown key " + key
 	if near := nearest(key); near != "" {
 		text += ": did you mean " + near + "?"
 	} else {
-		text += ": there are " + strings.Join(siblings(key), ", ")
+		text += ": there are " + strings.Join(keysOf(prefix), ", ")
 	}
 	r.problems = append(r.problems, &Problem{File: r.file, Line: at.line, Column: at.column, Text: text})
 }

@@ -173,12 +173,36 @@ func canceledAtOnce(t *testing.T, b bucket.Bucket) {
 	defer cancel()
 	_, err = b.Put(ctx, "n", bytes.NewReader(nil), bucket.PutOptions{})
 	wantKind(t, err, errors.Unavailable, "put behind its deadline")
+	// In the middle of a body, however long the rest would take.
+	const size = 128 << 20
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	body := &endless{cancel: cancel}
+	_, err = b.Put(ctx, "n", &seeker{ReadSeeker: body, size: size}, bucket.PutOptions{})
+	wantKind(t, err, errors.Canceled, "put canceled in its body")
+	if body.read > size/8 {
+		t.Errorf("%d bytes were read after the cancelation", body.read)
+	}
 	if data, _ := get(t, b, "k"); data != "v" {
 		t.Errorf("the object holds %q", data)
 	}
 	_, _, err = b.Get(t.Context(), "n")
 	wantKind(t, err, errors.NotExist, "what canceled writes wrote")
 }
+
+// endless is a body that is canceled when it is read.
+type endless struct {
+	cancel func()
+	read   int64
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.cancel()
+	e.read += int64(len(p))
+	return len(p), nil
+}
+
+func (e *endless) Seek(int64, int) (int64, error) { return 0, nil }
 
 // urlOpensTheSame checks that a store's name leads back to it.
 func urlOpensTheSame(t *testing.T, b bucket.Bucket) {

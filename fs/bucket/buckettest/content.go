@@ -61,7 +61,7 @@ func metadata(t *testing.T, b bucket.Bucket) {
 	}
 }
 
-// noise is an endless pattern in which no two places look alike.
+// noise is a pattern of n bytes in which neighbouring places differ.
 func noise(n int) []byte {
 	data := make([]byte, n)
 	for i := range data {
