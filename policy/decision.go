@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"atc/fs/tenant"
+	"atc/fs/tenant/tenantid"
 )
 
 // Decision is a guest's answer, checked: either a tenant and how to reach it,
@@ -111,7 +111,7 @@ func (p *parser) line(n int, key, value string) error {
 	case "tenant":
 		// Not wrapped: that the ID is malformed is the guest's failure, not an
 		// invalid request, so the kind must not come through.
-		if bad := tenant.CheckID(value); bad != nil {
+		if bad := tenantid.Check(value); bad != nil {
 			err = fmt.Errorf("%v", bad)
 		}
 		p.d.Tenant = value

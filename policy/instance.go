@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"atc/fs/errors"
-	"atc/fs/tenant"
+	"atc/fs/tenant/tenantid"
 
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/sys"
@@ -139,7 +139,7 @@ func (in *instance) lookUp(id []byte) ([]byte, int32) {
 	if c.lookups++; c.lookups > maxLookups {
 		trap("tenant was asked for more than %d tenants", maxLookups)
 	}
-	if len(id) > tenant.MaxIDLength || tenant.CheckID(string(id)) != nil {
+	if len(id) > tenantid.MaxLength || tenantid.Check(string(id)) != nil {
 		return nil, noTenant
 	}
 	c.anyLookup, c.lookedUp, c.answer, c.code = true, string(id), nil, noTenant

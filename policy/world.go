@@ -11,7 +11,7 @@ import (
 // answers, absent tenants included, so that somebody who tries host names
 // causes no work elsewhere.
 type World interface {
-	// Tenant looks up one tenant. The ID has passed tenant.CheckID. Attributes
+	// Tenant looks up one tenant. The ID has passed tenantid.Check. Attributes
 	// are lines as [Lines] writes them; ok is false when there is no such
 	// tenant. An error means that nothing is known: the guest is told so, and
 	// the error is logged. The context ends at the lookup's deadline or when

@@ -13,7 +13,7 @@ import (
 	"strings"
 
 	"atc/fs/errors"
-	"atc/fs/tenant"
+	"atc/fs/tenant/tenantid"
 )
 
 // Resolver decides what becomes of a request.
@@ -89,7 +89,7 @@ func (p *Proxy) route(ctx context.Context, r *http.Request) (Decision, error) {
 	if d.Status != 0 {
 		return d, nil
 	}
-	if err := tenant.CheckID(d.Tenant); err != nil {
+	if err := tenantid.Check(d.Tenant); err != nil {
 		return Decision{}, err
 	}
 	ok, err := p.opt.Tenants.Exists(ctx, d.Tenant)

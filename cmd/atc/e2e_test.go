@@ -65,6 +65,7 @@ type process struct {
 	mu     sync.Mutex // protects output
 	output bytes.Buffer
 	ended  chan error
+	found  chan string // the address, when it was printed
 }
 
 var addressLine = regexp.MustCompile(`http://\w+\.localhost(:\d+)/|listen=\S*?(:\d+)`)
@@ -82,7 +83,22 @@ func startAtc(t *testing.T, dir string, args ...string) *process {
 
 func start(t *testing.T, dir string, cmd *exec.Cmd) *process {
 	t.Helper()
-	p := &process{cmd: cmd, dir: dir, ended: make(chan error, 1)}
+	p := launch(t, dir, cmd)
+	select {
+	case p.addr = <-p.found:
+	case err := <-p.ended:
+		p.ended <- err
+		t.Fatalf("atc ended: %v\n%s", err, p.text())
+	case <-time.After(30 * time.Second):
+		t.Fatalf("atc does not listen\n%s", p.text())
+	}
+	return p
+}
+
+// launch starts a command and collects its output. The test's end kills it.
+func launch(t *testing.T, dir string, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{cmd: cmd, dir: dir, ended: make(chan error, 1), found: make(chan string, 1)}
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +108,6 @@ func start(t *testing.T, dir string, cmd *exec.Cmd) *process {
 		t.Fatal(err)
 	}
 	w.Close()
-	found := make(chan string, 1)
 	go func() {
 		lines := bufio.NewScanner(r)
 		for lines.Scan() {
@@ -101,7 +116,7 @@ func start(t *testing.T, dir string, cmd *exec.Cmd) *process {
 			p.mu.Unlock()
 			if m := addressLine.FindStringSubmatch(lines.Text()); m != nil {
 				select {
-				case found <- "127.0.0.1" + m[1] + m[2]:
+				case p.found <- "127.0.0.1" + m[1] + m[2]:
 				default:
 				}
 			}
@@ -116,14 +131,6 @@ func start(t *testing.T, dir string, cmd *exec.Cmd) *process {
 			t.Logf("output of atc:\n%s", p.text())
 		}
 	})
-	select {
-	case p.addr = <-found:
-	case err := <-p.ended:
-		p.ended <- err
-		t.Fatalf("atc ended: %v\n%s", err, p.text())
-	case <-time.After(30 * time.Second):
-		t.Fatalf("atc does not listen\n%s", p.text())
-	}
 	return p
 }
 

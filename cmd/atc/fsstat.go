@@ -12,7 +12,7 @@ import (
 
 	"atc/fs/errors"
 	"atc/fs/mount"
-	"atc/fs/tenant"
+	"atc/fs/tenant/tenantid"
 	"atc/proxy/control"
 )
 
@@ -76,7 +76,7 @@ func checkPattern(pattern string) error {
 			break
 		}
 	}
-	return tenant.CheckID(id)
+	return tenantid.Check(id)
 }
 
 func printStat(ctx context.Context, client *control.Client, pattern string, asJSON bool) error {

@@ -53,19 +53,25 @@ func opened(t *testing.T, path string) (*DB, *history.Log) {
 		t.Fatal(err)
 	}
 	log := history.NewLog(b, "db")
+	return openedOn(t, path, log, true), log
+}
+
+// openedOn opens a local file on a log, as a new database or as a cold one.
+func openedOn(t *testing.T, path string, log *history.Log, isNew bool) *DB {
+	t.Helper()
 	root, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { root.Close() })
 	db, err := Open(t.Context(), Options{
-		Name: "test", Root: root, Path: filepath.Base(path), Dir: t.TempDir(), Log: log, New: true, Keep: true,
+		Name: "test", Root: root, Path: filepath.Base(path), Dir: t.TempDir(), Log: log, New: isNew, Keep: isNew,
 		Now: time.Now, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return db, log
+	return db
 }
 
 // restored writes what the bucket holds and returns its path.

@@ -80,6 +80,16 @@ func (db *DB) Sync() error {
 // closed: nobody can be in the middle of anything, unless a journal was left
 // for SQLite to roll back.
 func (db *DB) Idle() error {
+	db.gate.Lock()
+	defer db.gate.Unlock()
+	if db.Users() > 0 {
+		return nil // somebody has come; the next to leave captures
+	}
+	return db.captureUnused()
+}
+
+// captureUnused takes what is left when nobody can write any more.
+func (db *DB) captureUnused() error {
 	db.capture.Lock()
 	defer db.capture.Unlock()
 	err := db.captureWAL()

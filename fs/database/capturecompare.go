@@ -233,6 +233,7 @@ func (db *DB) committedLog(h journal.Header) (*view, uint32, error) {
 			pos.pages[page] = struct{}{}
 		}
 		clear(open)
+		pos.start, pos.startSum = pos.frame, pos.sum
 		size, pos.frame, pos.sum, pos.synced = fr.Commit, fr.Number, fr.Sum, fr.Number
 	}
 	db.wal = pos

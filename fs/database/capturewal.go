@@ -2,6 +2,7 @@ package database
 
 import (
 	"fmt"
+	"maps"
 	"os"
 
 	"atc/fs/journal"
@@ -18,7 +19,17 @@ type walPosition struct {
 	frame  uint32           // last frame taken, always one that ends a transaction
 	sum    journal.Checksum // of that frame
 	synced uint32           // last frame taken inside a sync
-	pages  map[uint32]struct{}
+
+	// Where the last transaction taken begins, and whether the log's index said
+	// that it was published: one that was not may be overwritten.
+	start     uint32 // the frame before it
+	startSum  journal.Checksum
+	published bool
+
+	// redo are pages that were taken from frames which are gone: the next
+	// transaction takes them anew.
+	redo  map[uint32]struct{}
+	pages map[uint32]struct{}
 }
 
 // captureWAL takes the transactions that were committed to the log since the
@@ -44,7 +55,7 @@ func (db *DB) captureWAL() error {
 	if limited && db.wal.known && h.Salt == db.wal.salt && limit <= db.wal.frame {
 		return nil
 	}
-	redo, err := db.followWAL(f, h)
+	err = db.followWAL(f, h)
 	if err != nil || db.compare != "" {
 		// What the log holds now belongs on top of pages that were not
 		// captured: shipping it alone would make a state that never existed.
@@ -58,7 +69,8 @@ func (db *DB) captureWAL() error {
 	open := make(map[uint32]int64) // pages of the transaction that is being read
 	var size uint32
 	taken := make(map[uint32]int64)
-	at := db.wal
+	at, begin, beginSum := db.wal, db.wal.frame, db.wal.sum
+	kept := db.spool.size // what lies behind belongs to a transaction that is not committed
 	for {
 		fr, ok, err := r.Next()
 		if err != nil {
@@ -77,12 +89,17 @@ func (db *DB) captureWAL() error {
 			taken[page] = off
 		}
 		clear(open)
+		kept = db.spool.size
+		at.start, at.startSum = begin, beginSum
 		size, at.frame, at.sum = fr.Commit, fr.Number, fr.Sum
+		begin, beginSum = fr.Number, fr.Sum
 	}
+	db.spool.size = kept
 	if size == 0 {
 		return nil
 	}
-	if err := db.retake(redo, taken, size); err != nil {
+	at.published = limited
+	if err := db.retake(db.wal.redo, taken, size); err != nil {
 		return err
 	}
 	if db.wal.pages == nil {
@@ -95,7 +112,8 @@ func (db *DB) captureWAL() error {
 		}
 	}
 	delete(taken, journal.LockPage(h.PageSize))
-	db.wal.frame, db.wal.sum = at.frame, at.sum
+	at.pages, at.redo = db.wal.pages, nil
+	db.wal = at
 	if db.pageSize == 0 {
 		db.pageSize = h.PageSize
 	}
@@ -105,29 +123,49 @@ func (db *DB) captureWAL() error {
 
 // followWAL sets the position at which reading goes on. Where the log was
 // rewound, since a writer died before it published its commit, the frames that
-// were taken are gone: it starts the generation again and returns the pages that
+// were taken are gone: it starts the generation again and notes the pages that
 // have to be taken anew.
-func (db *DB) followWAL(f *os.File, h journal.WALHeader) (redo map[uint32]struct{}, err error) {
+func (db *DB) followWAL(f *os.File, h journal.WALHeader) error {
 	if !db.wal.known || h.Salt != db.wal.salt {
 		if db.restartedUnseen(h) {
 			db.compare = "log restarted without a sync (synchronous=OFF)"
 		}
 		db.wal = walPosition{salt: h.Salt, known: true, sum: h.Sum}
-		return nil, nil
+		return nil
 	}
 	if db.wal.frame == 0 {
-		return nil, nil
+		return nil
 	}
-	sum, ok, err := journal.FrameSum(f, h, db.wal.frame)
+	standing, err := db.lastStands(f, h)
 	if err != nil {
-		return nil, fmt.Errorf("read log: %w", err)
+		return fmt.Errorf("read log: %w", err)
 	}
-	if ok && sum == db.wal.sum {
-		return nil, nil
+	if !standing {
+		redo := maps.Clone(db.wal.pages)
+		maps.Copy(redo, db.wal.redo)
+		db.wal = walPosition{salt: h.Salt, known: true, sum: h.Sum, redo: redo}
 	}
-	redo = db.wal.pages
-	db.wal = walPosition{salt: h.Salt, known: true, sum: h.Sum}
-	return redo, nil
+	return nil
+}
+
+// lastStands reports whether the last transaction taken is still in the log. Of
+// one that was published its last frame tells; another one is read again, since
+// what overwrites it may be shorter and leave that frame where it is.
+func (db *DB) lastStands(f *os.File, h journal.WALHeader) (bool, error) {
+	if db.wal.published {
+		sum, ok, err := journal.FrameSum(f, h, db.wal.frame)
+		return ok && sum == db.wal.sum, err
+	}
+	r := journal.NewWALReader(f, h, db.wal.start, db.wal.startSum)
+	for {
+		fr, ok, err := r.Next()
+		if !ok || err != nil {
+			return false, err
+		}
+		if fr.Number == db.wal.frame {
+			return fr.Sum == db.wal.sum, nil
+		}
+	}
 }
 
 // restartedUnseen reports whether frames of a generation before h may have been

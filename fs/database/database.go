@@ -62,6 +62,9 @@ type DB struct {
 	syncedAt  atomic.Int64    // the local file's time of modification at its last sync, in nanoseconds
 	users     [4]atomic.Int32 // open handles by journal.Sidecar; None is the database itself
 
+	// gate keeps new users out while Idle looks at a database that nobody uses.
+	gate sync.RWMutex
+
 	// capture protects the spool and what of the journals is in it.
 	capture sync.Mutex
 	spool   *spool
@@ -220,6 +223,14 @@ func (db *DB) SetDirect(on bool) {
 	}
 }
 
+// Enter waits until nothing is captured on the assumption that nobody uses the
+// database, and keeps it so until the returned function is called. A new user is
+// counted in between.
+func (db *DB) Enter() (leave func()) {
+	db.gate.RLock()
+	return db.gate.RUnlock
+}
+
 // Opened and Released count the handles on the database (journal.None) and its
 // sidecars. Released returns how many of any role are left.
 func (db *DB) Opened(role journal.Sidecar) { db.users[role].Add(1) }
@@ -278,7 +289,7 @@ func (db *DB) Position() (txid history.TXID, pageSize int, pages uint32) {
 func (db *DB) Close(ctx context.Context) error {
 	db.stop()
 	db.work.Wait()
-	err := db.Idle()
+	err := db.captureUnused()
 	if err == nil {
 		err = db.Flush(ctx)
 	}

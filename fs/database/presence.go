@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/bits"
 	"os"
+	"slices"
 )
 
 // This file defines which pages of the local file are there. The map is kept in
@@ -90,31 +91,34 @@ func (p *presence) has(page uint32) bool {
 	return page > p.limit || p.words[(page-1)/64]>>((page-1)%64)&1 != 0
 }
 
-// add notes the pages first..last as present.
+// add notes the pages first..last as present: in the file and then in memory, so
+// that what cannot be written down is not believed either.
 func (p *presence) add(first, last uint32) error {
 	last = min(last, p.limit)
 	if p.missing == 0 || first > last {
 		return nil
 	}
-	changed := false
+	from, to := (first-1)/64, (last-1)/64
+	words := slices.Clone(p.words[from : to+1])
+	added := uint32(0)
 	for page := first; page <= last; page++ {
 		if !p.has(page) {
-			p.words[(page-1)/64] |= 1 << ((page - 1) % 64)
-			p.missing--
-			changed = true
+			words[(page-1)/64-from] |= 1 << ((page - 1) % 64)
+			added++
 		}
 	}
-	if !changed {
+	if added == 0 {
 		return nil
 	}
-	from, to := (first-1)/64, (last-1)/64
-	b := make([]byte, 0, 8*(to-from+1))
-	for _, w := range p.words[from : to+1] {
+	b := make([]byte, 0, 8*len(words))
+	for _, w := range words {
 		b = binary.LittleEndian.AppendUint64(b, w)
 	}
 	if _, err := p.file.WriteAt(b, presenceHeader+int64(from)*8); err != nil {
 		return fmt.Errorf("write presence map: %w", err)
 	}
+	copy(p.words[from:], words)
+	p.missing -= added
 	return nil
 }
 

@@ -68,6 +68,11 @@ func KindOf(err error) Kind {
 		}
 		return KindOf(e.Err)
 	}
+	return kindOfCause(err)
+}
+
+// kindOfCause is what an error that is none of ours means.
+func kindOfCause(err error) Kind {
 	switch {
 	case err == nil:
 		return Other

@@ -56,14 +56,24 @@ func Errno(err error) syscall.Errno {
 	if err == nil {
 		return 0
 	}
-	if k := KindOf(err); k != Other {
-		return kinds[k].errno
-	}
+	var e *Error
 	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	// A bare errno is more precise than its kind: ENOTEMPTY, for one, is an
+	// ErrExist to the standard library.
+	if errors.As(err, &errno) && !(errors.As(err, &e) && ownKind(e)) {
 		return errno
 	}
-	return kinds[Other].errno
+	return kinds[KindOf(err)].errno
+}
+
+// ownKind reports whether somebody has given the error a kind, beyond what its
+// cause says of itself.
+func ownKind(e *Error) bool {
+	if e.Kind == Other {
+		var inner *Error
+		return errors.As(e.Err, &inner) && ownKind(inner)
+	}
+	return e.Kind != kindOfCause(e.Err)
 }
 
 // HTTPStatus is what an HTTP client is answered for err: 200 for nil, else the

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"atc/fs/bucket"
 )
 
 // This file defines the page index of a database as it is used in memory: the
@@ -114,6 +116,12 @@ func (x *Index) Lookup(ctx context.Context, page uint32) (Entry, bool, error) {
 	}
 }
 
+// sound reports whether a place can be one: a compressed page is hardly larger
+// than the page, and no file is larger than the store takes.
+func (p Place) sound(pageSize int) bool {
+	return p.Offset >= 0 && p.Offset <= bucket.MaxObject && int64(p.Length) <= 2*int64(pageSize)+1024
+}
+
 // find is Lookup as far as it goes without a request. Where an index block has
 // to be fetched first it says which.
 func (x *Index) find(page uint32) (e Entry, ok bool, missing *blockRef, err error) {
@@ -150,8 +158,8 @@ func (x *Index) slot(page uint32) (s slot, ok bool, missing *blockRef, err error
 		return slot{}, false, &blockRef{x.base, n, 1}, nil
 	}
 	s = entryOf(block, page)
-	if s.Length != 0 && int(s.file) >= len(x.files) {
-		return slot{}, false, nil, x.base.corrupt(fmt.Errorf("page %d is in file %d of %d", page, s.file, len(x.files)))
+	if s.Length != 0 && (int(s.file) >= len(x.files) || !s.sound(x.pageSize)) {
+		return slot{}, false, nil, x.base.corrupt(fmt.Errorf("page %d is in file %d of %d at %+v", page, s.file, len(x.files), s.Place))
 	}
 	return s, s.Length != 0, nil, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"atc/fs/bucket"
 	"atc/fs/errors"
+	"atc/fs/journal"
 )
 
 // This file defines the page index as an object in the bucket. Its entries have
@@ -86,6 +87,9 @@ func openIndex(ctx context.Context, b bucket.Bucket, key string) (*Index, error)
 	x.pages = binary.LittleEndian.Uint32(head[12:])
 	x.txid = TXID(binary.LittleEndian.Uint64(head[16:]))
 	o.pages, x.baseLimit = x.pages, x.pages
+	if !journal.ValidPageSize(x.pageSize) {
+		return nil, o.corrupt(fmt.Errorf("pages of %d bytes", x.pageSize))
+	}
 	x.saved = x.txid
 	for b := head[indexHeaderSize:o.blocks]; len(b) > 0; b = b[fileRefSize:] {
 		x.files = append(x.files, FileRef{

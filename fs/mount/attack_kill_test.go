@@ -124,6 +124,9 @@ func TestKilledBeforeTheHeaderWasFetched(t *testing.T) {
 	db = filepath.Join(m.FS.Dir, "acme", "main.sqlite3")
 	writer, reader := connect(t, db), connect(t, db)
 	writer.exec("pragma wal_autocheckpoint=0; update t set a='second';")
+	if d := m.Volume.Stat("acme").Tenants[0].Databases[0]; !d.WAL {
+		t.Error("what a checkpoint writes is taken for a commit: the journal mode is not known")
+	}
 	reader.exec("begin; select count(*) from t;")
 	writer.exec("update t set a='third';")
 	m.Volume.Shipped("acme") // takes what the log holds now

@@ -12,7 +12,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"atc/fs/errors"
-	"atc/fs/tenant"
+	"atc/fs/tenant/tenantid"
 	"atc/fs/volume"
 )
 
@@ -59,7 +59,7 @@ func (r *root) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) sy
 
 // Lookup finds a tenant. A name that cannot be one is not asked for anywhere.
 func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	if tenant.CheckID(name) != nil {
+	if tenantid.Check(name) != nil {
 		return nil, syscall.ENOENT
 	}
 	t, err := r.ops.volume.Tenant(ctx, name)

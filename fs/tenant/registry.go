@@ -12,6 +12,7 @@ import (
 
 	"atc/fs/bucket"
 	"atc/fs/errors"
+	"atc/fs/tenant/tenantid"
 )
 
 // This file defines the registry: the records of all tenants in one bucket, as
@@ -48,7 +49,7 @@ func (r *Registry) List(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		id := strings.TrimSuffix(strings.TrimPrefix(e.Key, "tenants/"), "/")
-		if CheckID(id) == nil {
+		if tenantid.Check(id) == nil {
 			ids = append(ids, id)
 		}
 	}
@@ -66,7 +67,7 @@ func (r *Registry) Load(ctx context.Context, id string) (*Held, error) {
 }
 
 func (r *Registry) load(ctx context.Context, id string) (*Held, error) {
-	if err := CheckID(id); err != nil {
+	if err := tenantid.Check(id); err != nil {
 		return nil, err
 	}
 	body, info, err := r.bucket.Get(ctx, recordKey(id))

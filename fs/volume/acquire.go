@@ -92,10 +92,14 @@ func (t *Tenant) acquire(ctx context.Context) error {
 		return err
 	}
 	unclean := before.Owner != nil
-	if unclean && worth != ahead {
+	if unclean {
+		// Also where the owner before was an earlier run of ours: what it had on
+		// its way may still arrive.
 		if err := t.survey(ctx, held); err != nil {
 			return err
 		}
+	}
+	if unclean && worth != ahead {
 		if index, err = t.contents.Claim(ctx, index, held.Epoch); err != nil {
 			return err
 		}
@@ -213,7 +217,8 @@ func (t *Tenant) layOut(local localState, index *tenant.FileIndex) error {
 		return err
 	}
 	for _, f := range index.Entries {
-		if !keep[f.Path] {
+		// A path that was kept may have led through a symlink that is gone.
+		if _, there := t.root.inode(f.Path); !keep[f.Path] || !there {
 			if err := t.layOutFile(f); err != nil {
 				return fmt.Errorf("lay out %s: %w", f.Path, err)
 			}

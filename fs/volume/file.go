@@ -129,6 +129,7 @@ func (f *File) prepare(ctx context.Context, flags int) error {
 		if err != nil {
 			return err
 		}
+		defer db.Enter()()
 		t.mu.Lock()
 		f.register(db)
 		if f.handles == 1 {
@@ -210,6 +211,9 @@ func (h *Handle) WriteAt(ctx context.Context, b []byte, off int64) (int, error) 
 		}
 	}
 	n, err := f.os.WriteAt(b, off)
+	if db == nil {
+		f.t.touch(f.inode) // again: what was stored since may have missed this write
+	}
 	if err != nil {
 		return n, errors.E("write", f.t.name(f.path), errors.Other, err)
 	}
@@ -334,7 +338,11 @@ func (h *Handle) Truncate(ctx context.Context, size int64) error {
 	if db == nil && size == 0 {
 		os.Remove(f.t.missingMark(f.inode)) // nothing of the old content is wanted
 	}
-	if err := f.os.Truncate(size); err != nil {
+	err = f.os.Truncate(size)
+	if db == nil {
+		f.t.touch(f.inode)
+	}
+	if err != nil {
 		return errors.E("truncate", f.t.name(f.path), errors.Other, err)
 	}
 	return nil
@@ -351,6 +359,9 @@ func (h *Handle) Close() error {
 		delete(t.open, f.inode)
 	}
 	db, role, e := f.db, f.role, f.entry
+	if last && db != nil && role == journal.None {
+		db.SetDirect(false)
+	}
 	counted := f.counted > f.handles
 	if counted {
 		f.counted--
@@ -358,9 +369,6 @@ func (h *Handle) Close() error {
 	t.mu.Unlock()
 	var err error
 	if counted {
-		if last && role == journal.None {
-			db.SetDirect(false)
-		}
 		if db.Released(role) == 0 {
 			err = db.Idle()
 			t.mu.Lock()

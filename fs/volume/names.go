@@ -279,6 +279,42 @@ func (t *Tenant) remove(ctx context.Context) error {
 	t.held = nil
 	t.lost = errors.E("use tenant", t.id, errors.NotExist, fmt.Errorf("it was removed"))
 	t.mu.Unlock()
+	if err := t.waitShips(ctx); err != nil {
+		return err
+	}
 	t.root.Close()
 	return os.RemoveAll(t.dir)
+}
+
+// waitShips returns when nothing of a tenant is on its way any more.
+func (t *Tenant) waitShips(ctx context.Context) error {
+	const pause = 5 * time.Millisecond
+	for {
+		t.mu.Lock()
+		busy := t.treeShip.busy
+		for _, e := range t.databases {
+			busy = busy || e.ship.busy
+		}
+		for _, e := range t.orphans {
+			busy = busy || e.ship.busy
+		}
+		if !busy {
+			for _, e := range t.orphans {
+				if e.db != nil {
+					e.db.Abandon()
+					e.db = nil
+				}
+			}
+			t.orphans = nil
+		}
+		t.mu.Unlock()
+		if !busy {
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

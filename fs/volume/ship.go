@@ -177,7 +177,7 @@ func (e *entry) settle(db *database.DB, clean bool) {
 		e.record.Modified = time.Unix(st.Mtim.Unix()).UTC()
 		t.local.Databases[e.folder] = localDatabase{Inode: st.Ino, TXID: txid}
 	}
-	e.fresh, e.keep, e.clean = txid == 0, true, clean
+	e.fresh, e.keep, e.clean = clean && txid == 0, true, clean
 	if e.at = txid; !clean {
 		e.at = 0
 	}
@@ -324,8 +324,11 @@ func (t *Tenant) release(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.held = nil
+	defer t.root.Close()
+	if err := t.root.sync(); err != nil {
+		return err
+	}
 	t.local.Clean = true
-	t.root.Close()
 	return t.local.write(t.dir)
 }
 

@@ -104,6 +104,9 @@ func (v *Volume) Shipped(id string) bool {
 			return false
 		}
 	}
-	s := t.stat()
-	return !s.Pending
+	if !t.recording.TryLock() {
+		return false // the record is on its way
+	}
+	t.recording.Unlock()
+	return !t.stat().Pending
 }

@@ -7,6 +7,8 @@ import (
 	"path"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // This file defines the tree: the local files of one tenant, seen by paths that
@@ -47,6 +49,19 @@ func (t tree) stat(path string) (syscall.Stat_t, error) {
 func (t tree) inode(path string) (uint64, bool) {
 	st, err := t.stat(path)
 	return st.Ino, err == nil
+}
+
+// sync makes everything in the tree survive a loss of power.
+func (t tree) sync() error {
+	d, err := t.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", t.Name(), err)
+	}
+	return nil
 }
 
 // readDir lists a folder.

@@ -31,6 +31,7 @@ import (
 	"atc/fs/bucket"
 	"atc/fs/errors"
 	"atc/fs/tenant"
+	"atc/fs/tenant/tenantid"
 )
 
 // Options configure a volume. They are not changed after Open.
@@ -237,7 +238,7 @@ func (v *Volume) Exists(ctx context.Context, id string) (bool, error) {
 // Tenant returns a tenant without opening anything of it. It fails with NotExist
 // where there is none.
 func (v *Volume) Tenant(ctx context.Context, id string) (*Tenant, error) {
-	if err := tenant.CheckID(id); err != nil {
+	if err := tenantid.Check(id); err != nil {
 		return nil, err
 	}
 	v.mu.Lock()
@@ -278,7 +279,7 @@ func (v *Volume) add(id string) *Tenant {
 // Create makes a tenant. It fails with Invalid for an ID that cannot be one and
 // with Exist for one that is there.
 func (v *Volume) Create(ctx context.Context, id string) (*Tenant, error) {
-	if err := tenant.CheckID(id); err != nil {
+	if err := tenantid.Check(id); err != nil {
 		return nil, err
 	}
 	if err := v.registry.Create(ctx, id); err != nil {

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"atc/fs/errors"
-	"atc/fs/tenant"
+	"atc/fs/tenant/tenantid"
 )
 
 // Filesystem tells about tenants and databases.
@@ -171,7 +171,7 @@ func statQuery(r *http.Request) (id, database string, err error) {
 		return "", "", invalid("a database without its tenant")
 	}
 	if id != "" {
-		if err := tenant.CheckID(id); err != nil {
+		if err := tenantid.Check(id); err != nil {
 			return "", "", err
 		}
 	}

@@ -1,4 +1,7 @@
-package tenant
+// Package tenantid says what the ID of a tenant may look like. It is apart from
+// the rest of a tenant, because resolvers and the proxy check IDs and know
+// nothing of storage.
+package tenantid
 
 import (
 	"fmt"
@@ -6,13 +9,13 @@ import (
 	"atc/fs/errors"
 )
 
-// MaxIDLength is the longest tenant ID in bytes: that of a DNS label, so that
+// MaxLength is the longest tenant ID in bytes: that of a DNS label, so that
 // every tenant can be a subdomain.
-const MaxIDLength = 63
+const MaxLength = 63
 
-// CheckID reports whether id can name a tenant: [a-z0-9][a-z0-9_-]{0,62}. The
+// Check reports whether id can name a tenant: [a-z0-9][a-z0-9_-]{0,62}. The
 // error is of kind Invalid and says which rule is broken, and where.
-func CheckID(id string) error {
+func Check(id string) error {
 	refuse := func(format string, args ...any) error {
 		shown := id
 		if len(shown) > 80 {
@@ -23,8 +26,8 @@ func CheckID(id string) error {
 	if id == "" {
 		return refuse("it is empty")
 	}
-	if len(id) > MaxIDLength {
-		return refuse("%d bytes are too long: at most %d", len(id), MaxIDLength)
+	if len(id) > MaxLength {
+		return refuse("%d bytes are too long: at most %d", len(id), MaxLength)
 	}
 	for i := 0; i < len(id); i++ {
 		c := id[i]

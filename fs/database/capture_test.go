@@ -1,0 +1,165 @@
+package database
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"atc/fs/bucket"
+	"atc/fs/bucket/faulty"
+	"atc/fs/history"
+	"atc/fs/journal"
+)
+
+// TestGrowthWithoutWritingIsZeros ships a commit by which the database grew over
+// pages that nobody wrote: a restore wants each of them.
+func TestGrowthWithoutWritingIsZeros(t *testing.T) {
+	s, err := newSpool(t.TempDir(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	page := bytes.Repeat([]byte{7}, 512)
+	off, err := s.write(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.commit(map[uint32]int64{4: off}, 5)
+	var numbers []uint32
+	for p, err := range s.sequence(512) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		numbers = append(numbers, p.Number)
+		if zero := bytes.Equal(p.Data, make([]byte, 512)); zero != (p.Number != 4) {
+			t.Errorf("page %d: zeros %v", p.Number, zero)
+		}
+	}
+	if len(numbers) != 3 || numbers[0] != 3 || numbers[2] != 5 {
+		t.Errorf("pages %v, want 3 to 5", numbers)
+	}
+	// Cut below what the bucket has and grown again, its pages are new ones.
+	s.commit(nil, 1)
+	s.commit(nil, 3)
+	numbers = nil
+	for p := range s.sequence(512) {
+		numbers = append(numbers, p.Number)
+	}
+	if len(numbers) != 2 || numbers[0] != 2 {
+		t.Errorf("pages %v, want 2 and 3", numbers)
+	}
+}
+
+// TestUnpublishedFramesAreNotTaken has a commit in the log that its index does
+// not know: its writer may be dead, and the next one overwrite it.
+func TestUnpublishedFramesAreNotTaken(t *testing.T) {
+	dir := t.TempDir()
+	base := filepath.Join(dir, "base.sqlite3")
+	sql(t, base, "pragma journal_mode=wal; create table t(a); insert into t values('base');")
+	path := filepath.Join(dir, "main.sqlite3")
+	copyDatabase(t, base, path)
+	db, _ := opened(t, path)
+	if err := db.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sql(t, base, "insert into t values('one'); insert into t values('two');")
+	copyDatabase(t, base, path)
+	log, err := os.ReadFile(path + "-wal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, ok := journal.ParseWALHeader(log)
+	if !ok {
+		t.Fatal("no log")
+	}
+	frames := uint32((len(log) - journal.WALHeaderSize) / (journal.FrameHeaderSize + h.PageSize))
+	publish := func(frame uint32) {
+		t.Helper()
+		if err := os.WriteFile(path+"-shm", walIndex(log, frame), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db.opts.SharedIndex = true
+	db.Opened(journal.SHM)
+	defer db.Released(journal.SHM)
+	for _, published := range []uint32{frames - 1, frames} {
+		publish(published)
+		if err := db.Tick(); err != nil {
+			t.Fatal(err)
+		}
+		if db.wal.frame != published {
+			t.Errorf("%d of %d frames are published, %d were taken", published, frames, db.wal.frame)
+		}
+	}
+	if err := db.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// walIndex makes the header of a log's index as a writer publishes it (wal.c,
+// WalIndexHdr), in the machine's byte order but for the salts.
+func walIndex(log []byte, frame uint32) []byte {
+	b := make([]byte, 48)
+	order := binary.NativeEndian
+	order.PutUint32(b, 3007000)
+	b[12] = 1
+	order.PutUint32(b[16:], frame)
+	copy(b[32:], log[16:24])
+	s0, s1 := uint32(0), uint32(0)
+	for i := 0; i < 40; i += 8 {
+		s0 += order.Uint32(b[i:]) + s1
+		s1 += order.Uint32(b[i+4:]) + s0
+	}
+	order.PutUint32(b[40:], s0)
+	order.PutUint32(b[44:], s1)
+	return append(b, b...)
+}
+
+// TestWriteBeatsAFault writes a page while it is being fetched: what came from
+// the bucket must not replace it.
+func TestWriteBeatsAFault(t *testing.T) {
+	dir := t.TempDir()
+	base := filepath.Join(dir, "base.sqlite3")
+	sql(t, base, `create table t(a); with recursive r(i) as (select 1 union all select i+1 from r where i<3000) insert into t select randomblob(3000) from r;`)
+	b, err := bucket.Open(t.Context(), "file://"+t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := faulty.Wrap(b)
+	log := history.NewLog(store, "db")
+	if err := openedOn(t, base, log, true).Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cold := filepath.Join(dir, "cold.sqlite3")
+	if err := os.WriteFile(cold, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	db := openedOn(t, cold, log, false)
+	const size, page = 4096, 1500
+	slow := store.Inject(faulty.Fault{Op: faulty.GetRange, Key: "*.ltx", Block: true})
+	fetched := make(chan error, 1)
+	go func() { fetched <- db.Ensure(t.Context(), (page-1)*size, size) }()
+	<-slow.Reached()
+	written := bytes.Repeat([]byte("written "), size/8)
+	if _, err := db.WriteAt(t.Context(), written, (page-1)*size); err != nil {
+		t.Fatal(err)
+	}
+	slow.Remove()
+	slow.Release()
+	if err := <-fetched; err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, size)
+	if _, err := db.File().ReadAt(got, (page-1)*size); err != nil && err != io.EOF {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, written) {
+		t.Error("the fetched page has replaced the written one")
+	}
+	if err := db.Abandon(); err != nil {
+		t.Error(err)
+	}
+}
