@@ -41,6 +41,15 @@ func TestNotes(t *testing.T) {
 			}
 			p.waitShipped(t, "acme")
 			p.waitShipped(t, "globex")
+			for _, s := range p.stat(t).Tenants {
+				if s.Files.Pending != 0 {
+					t.Errorf("%s: %+v, though the application has no plain files", s.ID, s.Files)
+				}
+			}
+			out, err := exec.Command(atcPath(t), "fs", "stat", "--mount", filepath.Join(dir, "mnt"), "acme/notes.sqlite3").Output()
+			if err != nil || !strings.Contains(string(out), "notes.sqlite3") || strings.Contains(string(out), "globex") {
+				t.Errorf("fs stat by the mountpoint: %v\n%s", err, out)
+			}
 			p.kill()
 			if err := os.RemoveAll(filepath.Join(dir, "cache")); err != nil {
 				t.Fatal(err)

@@ -25,14 +25,14 @@ func mountArgs(dir string, command ...string) []string {
 // TestMountRunsACommand uses atc as a container's entrypoint around a shell.
 func TestMountRunsACommand(t *testing.T) {
 	dir := t.TempDir()
-	script := `cd "$1" && mkdir acme && sqlite3 acme/main.sqlite3 "pragma journal_mode=wal; create table t(a); insert into t values(42)" && (sleep 300 &) ; exit 7`
+	script := `cd "$1" && mkdir acme && sqlite3 acme/main.sqlite3 "pragma journal_mode=wal; create table t(a); insert into t values(42)" && (sleep 300.125 &) ; exit 7`
 	out, err := exec.Command(atcPath(t), mountArgs(dir, "sh", "-c", script, "sh", filepath.Join(dir, "mnt"))...).CombinedOutput()
 	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 7 {
 		t.Fatalf("exit status: %v\n%s", err, out)
 	}
 	noMount(t, dir)
-	if b, _ := exec.Command("pgrep", "-f", "sleep 300").Output(); len(b) > 0 {
-		t.Errorf("an orphan of the command still runs: %s", b)
+	if running := commandLines("sleep 300.125"); len(running) > 0 {
+		t.Errorf("an orphan of the command still runs: %q", running)
 	}
 	if err := os.RemoveAll(filepath.Join(dir, "cache")); err != nil {
 		t.Fatal(err)

@@ -95,15 +95,27 @@ func waitStopped(t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(15 * time.Second)
 	for {
-		out, _ := exec.Command("pgrep", "-f", atcPath(t)+" notes").Output()
-		if len(bytes.TrimSpace(out)) == 0 {
+		running := commandLines(atcPath(t) + " notes")
+		if len(running) == 0 {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("an idle application still runs: %s", out)
+			t.Fatalf("an idle application still runs: %q", running)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// commandLines lists the processes whose command line contains text.
+func commandLines(text string) (found []string) {
+	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range paths {
+		b, _ := os.ReadFile(path)
+		if line := strings.ReplaceAll(string(b), "\x00", " "); strings.Contains(line, text) {
+			found = append(found, line)
+		}
+	}
+	return found
 }
 
 func TestServeRefusesBadConfiguration(t *testing.T) {

@@ -39,7 +39,7 @@ func (s fsStats) Stat(ctx context.Context, pattern string) (control.FSStat, erro
 		ts := control.TenantStat{
 			ID: t.ID, State: control.TenantState(t.State), Epoch: t.Epoch,
 			Databases: []control.DatabaseStat{}, Bucket: bucketStat(t.Bucket),
-			Files: control.FilesStat{Count: t.Files, Pending: t.PendingFiles},
+			Files: control.FilesStat{Count: max(t.Files, t.PendingFiles), Pending: t.PendingFiles},
 		}
 		for _, d := range t.Databases {
 			if path == "" || d.Path == path {

@@ -89,7 +89,6 @@ func (t *Tenant) openShared(path string, created bool) (*File, error) {
 	if created {
 		t.forgetInode(st.Ino)
 		t.files.dirty = true
-		t.files.touched[st.Ino] = struct{}{}
 	}
 	if f := t.open[st.Ino]; f != nil {
 		local.Close()
@@ -104,6 +103,9 @@ func (t *Tenant) openShared(path string, created bool) (*File, error) {
 		if f.entry == nil {
 			f.role = journal.None
 		}
+	}
+	if created && f.entry == nil {
+		t.files.touched[st.Ino] = struct{}{}
 	}
 	t.open[st.Ino] = f
 	return f, nil
@@ -274,6 +276,7 @@ func (t *Tenant) adopt(e *entry, db *database.DB) {
 		}
 		if f.entry == e {
 			f.register(db)
+			delete(t.files.touched, f.inode) // it is not a plain file any more
 		}
 	}
 }
