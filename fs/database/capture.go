@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 
 	"atc/fs/errors"
 	"atc/fs/journal"
@@ -226,7 +227,27 @@ func (db *DB) filePages(pageSize int) (uint32, error) {
 	if err != nil {
 		return 0, fmt.Errorf("size of the local file: %w", err)
 	}
-	return uint32((info.Size() + int64(pageSize) - 1) / int64(pageSize)), nil
+	pages := (info.Size() + int64(pageSize) - 1) / int64(pageSize)
+	// Some filesystems compress; none of them so much that a database passes for
+	// a hole.
+	const mostCompression = 64
+	written := mostCompression * info.Sys().(*syscall.Stat_t).Blocks * 512 / int64(pageSize)
+	db.mu.RLock()
+	missing := int64(db.present.limit)
+	db.mu.RUnlock()
+	if pages > missing+written+maxUnwritten {
+		return 0, tooSparse(db.opts.Name, pages, missing+written)
+	}
+	return uint32(pages), nil
+}
+
+// maxUnwritten is how many pages a database may grow by without anybody having
+// written them. SQLite leaves out some; a program that cuts a file to a size of
+// its fancy, or forges a log, would have us ship as many zeros.
+const maxUnwritten = 1 << 20
+
+func tooSparse(name string, pages, known int64) error {
+	return errors.E("capture", name, errors.Corrupt, fmt.Errorf("it claims %d pages, of which at most %d were ever written", pages, known))
 }
 
 func (db *DB) commitSpool(pages map[uint32]int64, size uint32) {

@@ -10,6 +10,7 @@ import (
 
 	"atc/fs/bucket"
 	"atc/fs/bucket/faulty"
+	"atc/fs/errors"
 	"atc/fs/history"
 	"atc/fs/journal"
 )
@@ -158,6 +159,28 @@ func TestWriteBeatsAFault(t *testing.T) {
 	}
 	if !bytes.Equal(got, written) {
 		t.Error("the fetched page has replaced the written one")
+	}
+	if err := db.Abandon(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestClaimedSizes has files and logs that claim more pages than anybody wrote:
+// refused, before the memory or the bucket is full of zeros.
+func TestClaimedSizes(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "main.sqlite3")
+	sql(t, path, "create table t(a); insert into t values(1);")
+	db, _ := opened(t, path)
+	if err := db.Truncate(t.Context(), 1<<43); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.JournalEnd(); !errors.Is(errors.Corrupt, err) {
+		t.Errorf("a file of 8 TiB without content: %v", err)
+	}
+	db.spool.commit(map[uint32]int64{1: 0}, 1<<31)
+	if err := db.Ship(t.Context()); !errors.Is(errors.Corrupt, err) {
+		t.Errorf("a commit of 2^31 pages: %v", err)
 	}
 	if err := db.Abandon(); err != nil {
 		t.Error(err)

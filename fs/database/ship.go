@@ -150,6 +150,10 @@ func (db *DB) encode(s *spool, pageSize int) (*shipment, error) {
 		PageSize: pageSize, Pages: s.pages, TXID: db.index.TXID() + 1,
 		Time: db.opts.Now(), Epoch: db.opts.Epoch,
 	}
+	if known := int64(s.low) + int64(len(s.at)); int64(s.pages) > known+maxUnwritten {
+		f.Close()
+		return nil, tooSparse(db.opts.Name, int64(s.pages), known)
+	}
 	places, err := history.Encode(f, c, s.sequence(pageSize))
 	if err != nil {
 		f.Close()

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"atc/fs/bucket"
+	"atc/fs/errors"
 )
 
 // This file defines the page index of a database as it is used in memory: the
@@ -35,6 +36,7 @@ type Index struct {
 	files    []FileRef
 	overlay  map[uint32]slot // what changed since base
 	base     *indexObject    // nil for none
+	log      *Log            // to rebuild from when base turns out to be damaged; nil for none
 	// baseLimit is the last page that base still speaks for.
 	baseLimit uint32
 }
@@ -110,10 +112,43 @@ func (x *Index) Lookup(ctx context.Context, page uint32) (Entry, bool, error) {
 		if missing == nil {
 			return e, ok, err
 		}
-		if err := missing.load(ctx, x); err != nil {
+		if err := x.load(ctx, missing); err != nil {
 			return Entry{}, false, err
 		}
 	}
+}
+
+// load fetches index blocks. Where they are damaged or gone it rebuilds the whole
+// index from the log, of which it is only a digest.
+func (x *Index) load(ctx context.Context, r *blockRef) error {
+	err := r.load(ctx, x)
+	if x.log == nil || !errors.Is(errors.Corrupt, err) && !errors.Is(errors.NotExist, err) {
+		return err
+	}
+	for {
+		fresh := NewIndex()
+		if err := x.log.CatchUp(ctx, fresh); err != nil {
+			return err
+		}
+		if done, err := x.become(fresh); done {
+			return err
+		}
+	}
+}
+
+// become takes over what another index of the same history knows. It reports
+// false when x has moved on since that one was loaded.
+func (x *Index) become(fresh *Index) (bool, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if fresh.txid > x.txid { // shipped, and not applied yet
+		return true, errors.E("rebuild page index", x.txid.String(), errors.Unavailable, fmt.Errorf("the log is at %s", fresh.txid))
+	}
+	if fresh.txid < x.txid {
+		return false, nil
+	}
+	x.base, x.overlay, x.files = nil, fresh.overlay, fresh.files
+	return true, nil
 }
 
 // sound reports whether a place can be one: a compressed page is hardly larger

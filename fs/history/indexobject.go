@@ -169,7 +169,7 @@ func (x *Index) LoadAll(ctx context.Context) error {
 	if all {
 		return nil
 	}
-	return (&blockRef{o, 0, n}).load(ctx, x)
+	return x.load(ctx, &blockRef{o, 0, n})
 }
 
 // encode writes the whole index as one object. Files that no page is in any

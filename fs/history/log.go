@@ -110,6 +110,14 @@ func (l *Log) ReadPages(ctx context.Context, ref FileRef, offset, length int64) 
 // or when that index is not there, it takes the newest index that is sound and
 // reads the LTX files behind it.
 func (l *Log) Load(ctx context.Context, at TXID) (*Index, error) {
+	x, err := l.load(ctx, at)
+	if x != nil {
+		x.log = l
+	}
+	return x, err
+}
+
+func (l *Log) load(ctx context.Context, at TXID) (*Index, error) {
 	if at != 0 {
 		x, err := openIndex(ctx, l.bucket, l.indexKey(at))
 		if err == nil && x.txid == at {
