@@ -65,59 +65,126 @@ func (db *DB) captureWAL() error {
 		db.compare = firstCapture
 		return nil
 	}
+	var taken takenFrames
+	if limited {
+		taken, err = db.takePublished(f, h, limit)
+	} else {
+		taken, err = db.takeChecked(f, h)
+	}
+	if err != nil || taken.size == 0 {
+		return err
+	}
+	return db.commitFrames(h, taken, limited)
+}
+
+// takenFrames are the transactions that one look at the log took into the spool.
+type takenFrames struct {
+	pages map[uint32]int64 // page → offset of its newest version in the spool
+	size  uint32           // of the database after the last of them, in pages; 0 for none
+	last  journal.Frame    // the frame that ends the last of them; without its page
+	start uint32           // the frame before the last of them, as in walPosition
+	sum   journal.Checksum // of that
+}
+
+// takePublished takes what the log's index says is committed. Those frames are
+// whole, so only the newest version of each page is read: a log of a thousand
+// one-row commits holds a few dozen.
+func (db *DB) takePublished(f *os.File, h journal.WALHeader, limit uint32) (t takenFrames, err error) {
+	newest := make(map[uint32]uint32) // page → frame
+	for n := db.wal.frame + 1; n <= limit; n++ {
+		fr, ok, err := journal.ReadFrameHeader(f, h, n)
+		if err != nil {
+			return t, fmt.Errorf("read log: %w", err)
+		}
+		if !ok {
+			return takenFrames{}, nil // restarted this moment; the next look sees it
+		}
+		newest[fr.Page], t.last = n, fr
+	}
+	if t.last.Commit == 0 {
+		return takenFrames{}, nil
+	}
+	kept := db.spool.size
+	t.pages = make(map[uint32]int64, len(newest))
+	data := make([]byte, h.PageSize)
+	for page, n := range newest {
+		if _, err := f.ReadAt(data, h.FrameOffset(n)+journal.FrameHeaderSize); err != nil {
+			return t, fmt.Errorf("read log: %w", err)
+		}
+		if t.pages[page], err = db.spool.write(data); err != nil {
+			return t, err
+		}
+	}
+	// A restart writes the header before it overwrites any frame.
+	var b [journal.WALHeaderSize]byte
+	if _, err := f.ReadAt(b[:], 0); err != nil {
+		return t, fmt.Errorf("read log: %w", err)
+	}
+	if now, ok := journal.ParseWALHeader(b[:]); !ok || now.Salt != h.Salt {
+		db.spool.size = kept
+		return takenFrames{}, nil
+	}
+	t.size = t.last.Commit
+	return t, nil
+}
+
+// takeChecked takes whatever transactions follow in the log by salts and
+// checksums, where its index cannot be asked.
+func (db *DB) takeChecked(f *os.File, h journal.WALHeader) (t takenFrames, err error) {
 	r := journal.NewWALReader(f, h, db.wal.frame, db.wal.sum)
+	t.pages = make(map[uint32]int64)
 	open := make(map[uint32]int64) // pages of the transaction that is being read
-	var size uint32
-	taken := make(map[uint32]int64)
-	at, begin, beginSum := db.wal, db.wal.frame, db.wal.sum
+	begin, beginSum := db.wal.frame, db.wal.sum
 	kept := db.spool.size // what lies behind belongs to a transaction that is not committed
 	for {
 		fr, ok, err := r.Next()
 		if err != nil {
-			return fmt.Errorf("read log: %w", err)
+			return t, fmt.Errorf("read log: %w", err)
 		}
-		if !ok || limited && fr.Number > limit {
+		if !ok {
 			break
 		}
 		if open[fr.Page], err = db.spool.write(fr.Data); err != nil {
-			return err
+			return t, err
 		}
 		if fr.Commit == 0 {
 			continue
 		}
 		for page, off := range open {
-			taken[page] = off
+			t.pages[page] = off
 		}
 		clear(open)
 		kept = db.spool.size
-		at.start, at.startSum = begin, beginSum
-		size, at.frame, at.sum = fr.Commit, fr.Number, fr.Sum
+		t.size, t.last, t.start, t.sum = fr.Commit, fr, begin, beginSum
 		begin, beginSum = fr.Number, fr.Sum
 	}
 	db.spool.size = kept
-	if size == 0 {
-		return nil
-	}
-	at.published = limited
-	if err := db.retake(db.wal.redo, taken, size); err != nil {
-		return err
-	}
-	if db.wal.pages == nil {
-		db.wal.pages = make(map[uint32]struct{})
-	}
-	for page := range taken {
-		db.wal.pages[page] = struct{}{}
-		if page > size {
-			delete(taken, page)
-		}
-	}
-	delete(taken, journal.LockPage(h.PageSize))
-	at.pages, at.redo = db.wal.pages, nil
-	db.wal = at
+	return t, nil
+}
+
+// commitFrames makes what was taken a commit of the spool, and moves the
+// position behind it.
+func (db *DB) commitFrames(h journal.WALHeader, t takenFrames, published bool) error {
 	if db.pageSize == 0 {
 		db.pageSize = h.PageSize
 	}
-	db.commitSpool(taken, size)
+	if err := db.retake(db.wal.redo, t.pages, t.size); err != nil {
+		return err
+	}
+	at := db.wal
+	at.frame, at.sum, at.start, at.startSum, at.published = t.last.Number, t.last.Sum, t.start, t.sum, published
+	if at.redo = nil; at.pages == nil {
+		at.pages = make(map[uint32]struct{})
+	}
+	for page := range t.pages {
+		at.pages[page] = struct{}{}
+		if page > t.size {
+			delete(t.pages, page)
+		}
+	}
+	delete(t.pages, journal.LockPage(h.PageSize))
+	db.wal = at
+	db.commitSpool(t.pages, t.size)
 	return nil
 }
 
@@ -153,8 +220,8 @@ func (db *DB) followWAL(f *os.File, h journal.WALHeader) error {
 // what overwrites it may be shorter and leave that frame where it is.
 func (db *DB) lastStands(f *os.File, h journal.WALHeader) (bool, error) {
 	if db.wal.published {
-		sum, ok, err := journal.FrameSum(f, h, db.wal.frame)
-		return ok && sum == db.wal.sum, err
+		fr, ok, err := journal.ReadFrameHeader(f, h, db.wal.frame)
+		return ok && fr.Sum == db.wal.sum, err
 	}
 	r := journal.NewWALReader(f, h, db.wal.start, db.wal.startSum)
 	for {

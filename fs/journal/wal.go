@@ -164,18 +164,20 @@ func (w *WALReader) fill(size int) error {
 	return err
 }
 
-// FrameSum reads the checksum that frame n carries: with the salts unchanged, an
-// equal checksum means an equal log up to there. It reports false where the file
-// has no such frame.
-func FrameSum(r io.ReaderAt, h WALHeader, n uint32) (Checksum, bool, error) {
+// ReadFrameHeader reads what frame n says of itself, without its page and without
+// checking the chain: for frames that the log's index has published, which their
+// writer did after they were whole. It reports false where the file has no such
+// frame of this generation.
+func ReadFrameHeader(r io.ReaderAt, h WALHeader, n uint32) (Frame, bool, error) {
 	var b [FrameHeaderSize]byte
 	if _, err := r.ReadAt(b[:], h.FrameOffset(n)); err == io.EOF {
-		return Checksum{}, false, nil
+		return Frame{}, false, nil
 	} else if err != nil {
-		return Checksum{}, false, err
+		return Frame{}, false, err
 	}
+	f := Frame{Number: n, Page: binary.BigEndian.Uint32(b[:]), Commit: binary.BigEndian.Uint32(b[4:]), Sum: frameSum(b[:])}
 	same := [2]uint32{binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])} == h.Salt
-	return frameSum(b[:]), same, nil
+	return f, same && f.Page != 0, nil
 }
 
 func frameSum(b []byte) Checksum {

@@ -85,9 +85,12 @@ func TestWALReader(t *testing.T) {
 			if !ok || x.MaxFrame != uint32(n) || x.Salt != h.Salt || x.Pages != last.Commit {
 				t.Errorf("index %+v (%v), want %d frames of salt %v", x, ok, n, h.Salt)
 			}
-			sum, ok, err := journal.FrameSum(bytes.NewReader(wal), h, uint32(n))
-			if err != nil || !ok || sum != last.Sum {
-				t.Errorf("checksum of the last frame: %v %v %v, want %v", sum, ok, err, last.Sum)
+			f, ok, err := journal.ReadFrameHeader(bytes.NewReader(wal), h, uint32(n))
+			if err != nil || !ok || f.Sum != last.Sum || f.Page != last.Page || f.Commit != last.Commit {
+				t.Errorf("header of the last frame: %+v %v %v, want %v", f, ok, err, last.Sum)
+			}
+			if _, ok, err := journal.ReadFrameHeader(bytes.NewReader(wal), h, uint32(n+1)); ok || err != nil {
+				t.Errorf("a frame behind the last: %v %v", ok, err)
 			}
 		})
 	}

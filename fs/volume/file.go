@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"atc/fs/database"
 	"atc/fs/errors"
 	"atc/fs/journal"
@@ -292,13 +294,17 @@ func (f *File) register(db *database.DB) {
 	}
 }
 
-// Sync makes what was written survive a loss of power, and captures what SQLite
-// syncs in order to commit or to checkpoint.
-func (h *Handle) Sync(ctx context.Context) error {
+// Sync makes what was written survive a loss of power, as fdatasync(2) does if
+// dataOnly, and captures what SQLite syncs in order to commit or to checkpoint.
+func (h *Handle) Sync(ctx context.Context, dataOnly bool) error {
 	if err := h.f.t.usable(); err != nil {
 		return err
 	}
-	if err := h.f.os.Sync(); err != nil {
+	sync := unix.Fsync
+	if dataOnly {
+		sync = unix.Fdatasync
+	}
+	if err := sync(int(h.f.os.Fd())); err != nil {
 		return errors.E("sync", h.f.t.name(h.f.path), errors.Other, err)
 	}
 	db, role := h.f.database()
