@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -70,6 +71,9 @@ func buildVersion() string {
 	return "devel"
 }
 
+// sameInterrupt is how long after an interrupt another one counts as the same.
+const sameInterrupt = 500 * time.Millisecond
+
 // interruptible returns a context that ends at the first SIGINT or SIGTERM. A
 // second one ends the process at once, whatever it is waiting for: what was not
 // shipped stays in the cache folder.
@@ -84,6 +88,16 @@ func interruptible(parent context.Context) (context.Context, func()) {
 			cancel(interrupted{s.(syscall.Signal)})
 		case <-done:
 			return
+		}
+		// One interrupt may arrive twice: for us, and for the group we are in.
+		for again := time.After(sameInterrupt); again != nil; {
+			select {
+			case <-signals:
+			case <-again:
+				again = nil
+			case <-done:
+				return
+			}
 		}
 		select {
 		case <-signals:

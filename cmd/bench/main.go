@@ -32,7 +32,7 @@ func main() {
 	rounds := flag.Int("rounds", 7, "rounds of each measurement, at least 5")
 	dir := flag.String("dir", "", "folder to work in; its filesystem is what atc is compared with (default: a temporary one)")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
 	if err := run(ctx, *dir, max(*rounds, 5)); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
