@@ -1,10 +1,12 @@
 package mount_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"atc/fs/mount/mounttest"
 )
@@ -33,6 +35,9 @@ func TestHammer(t *testing.T) {
 			}
 			if c.name != "wal-normal" {
 				seconds = "4"
+			}
+			if soak, err := time.ParseDuration(os.Getenv("ATC_SOAK")); err == nil { // `make soak`
+				seconds = fmt.Sprint(int(soak.Seconds()))
 			}
 			t.Run(name, func(t *testing.T) {
 				dir := t.TempDir()
