@@ -154,6 +154,7 @@ func (db *DB) takeDirty() map[uint32]struct{} {
 func (db *DB) captureRollback() error {
 	h, ok := db.readHeader()
 	if !ok {
+		db.compare = ""
 		return nil // not a database yet, or emptied
 	}
 	switch {

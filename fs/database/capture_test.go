@@ -186,3 +186,21 @@ func TestClaimedSizes(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestUncomparedIsNotClean leaves a journal of a transaction over several
+// databases, whose outcome only SQLite can decide: the database opens, so that it
+// can, and until then closing it is no clean end.
+func TestUncomparedIsNotClean(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "main.sqlite3")
+	sql(t, path, "create table t(a); insert into t values(1);")
+	const magic = "\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
+	left := magic + string(make([]byte, 600)) + "main-mj\x00\x00\x00\x00\x07\x00\x00\x00\x00" + magic
+	if err := os.WriteFile(path+"-journal", []byte(left), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	db, _ := opened(t, path)
+	if err := db.Close(t.Context()); !errors.Is(errors.Unsupported, err) {
+		t.Errorf("closed as if everything was captured: %v", err)
+	}
+}

@@ -65,11 +65,15 @@ func (db *DB) captureWAL() error {
 		db.compare = firstCapture
 		return nil
 	}
+	kept := db.spool.size
 	var taken takenFrames
 	if limited {
 		taken, err = db.takePublished(f, h, limit)
 	} else {
 		taken, err = db.takeChecked(f, h)
+	}
+	if err != nil {
+		db.spool.size = kept // a full disk is not filled further by trying again
 	}
 	if err != nil || taken.size == 0 {
 		return err

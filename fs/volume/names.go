@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"atc/fs/database"
 	"atc/fs/errors"
 	"atc/fs/journal"
 	"atc/fs/tenant"
@@ -154,6 +155,10 @@ func (t *Tenant) change(ctx context.Context, do func() error) error {
 func (t *Tenant) beforeGone(ctx context.Context, path string) error {
 	t.mu.Lock()
 	e, role := t.sidecarOf(path)
+	var db *database.DB
+	if e != nil && t.hasOpen(e) {
+		db = e.db // in use, so that nobody closes it
+	}
 	t.mu.Unlock()
 	if e == nil || role == journal.SHM {
 		return nil
@@ -161,11 +166,13 @@ func (t *Tenant) beforeGone(ctx context.Context, path string) error {
 	if _, there := t.root.inode(path); !there {
 		return nil // there is nothing to remove
 	}
-	e.opening.Lock() // it must not be closed meanwhile
-	defer e.opening.Unlock()
-	db, err := e.openLocked(ctx)
-	if err != nil {
-		return err
+	if db == nil {
+		e.opening.Lock() // it must not be closed meanwhile
+		defer e.opening.Unlock()
+		var err error
+		if db, err = e.openLocked(ctx); err != nil {
+			return err
+		}
 	}
 	if role == journal.WAL {
 		return db.WALEnd()
