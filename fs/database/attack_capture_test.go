@@ -85,7 +85,7 @@ func restored(t *testing.T, log *history.Log) string {
 	var file []byte
 	size, pages := index.Size()
 	for page := uint32(1); page <= pages; page++ {
-		data, err := readPage(ctx, log, index, page)
+		data, err := log.ReadPage(ctx, index, page)
 		if err != nil {
 			t.Fatal(err)
 		}

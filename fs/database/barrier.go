@@ -23,7 +23,7 @@ func PutBarrier(ctx context.Context, log *history.Log, index *history.Index, epo
 		if pages == 0 {
 			return nil
 		}
-		page, err := readPage(ctx, log, index, 1)
+		page, err := log.ReadPage(ctx, index, 1)
 		if err != nil {
 			return fmt.Errorf("put barrier: %w", err)
 		}
@@ -46,23 +46,6 @@ func PutBarrier(ctx context.Context, log *history.Log, index *history.Index, epo
 			return fmt.Errorf("put barrier: %w", err)
 		}
 	}
-}
-
-// readPage reads one page from the bucket.
-func readPage(ctx context.Context, log *history.Log, index *history.Index, page uint32) ([]byte, error) {
-	pageSize, _ := index.Size()
-	e, ok, err := index.Lookup(ctx, page)
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		return nil, errors.E("read page", fmt.Sprint(page), errors.Corrupt, fmt.Errorf("no file holds it"))
-	}
-	frame, err := log.ReadPages(ctx, e.File, e.Offset, int64(e.Length))
-	if err != nil {
-		return nil, err
-	}
-	return history.DecodeFrame(frame, page, pageSize, e.Place)
 }
 
 // appendKnown appends until the outcome is known: the bytes are the same, so

@@ -105,6 +105,24 @@ func (l *Log) ReadPages(ctx context.Context, ref FileRef, offset, length int64) 
 	return b, err
 }
 
+// ReadPage reads one page of the database that x describes, and checks it. It
+// fails with NotExist for a page that no file holds.
+func (l *Log) ReadPage(ctx context.Context, x *Index, page uint32) ([]byte, error) {
+	pageSize, _ := x.Size()
+	e, ok, err := x.Lookup(ctx, page)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, errors.E("read page", fmt.Sprintf("%s page %d", l.folder, page), errors.NotExist, fmt.Errorf("no file holds it"))
+	}
+	frame, err := l.ReadPages(ctx, e.File, e.Offset, int64(e.Length))
+	if err != nil {
+		return nil, err
+	}
+	return DecodeFrame(frame, page, pageSize, e.Place)
+}
+
 // Load returns the index of the whole history. at is what the record says: a
 // history that was left behind cleanly at that TXID needs no listing. With at 0,
 // or when that index is not there, it takes the newest index that is sound and
@@ -202,8 +220,8 @@ func (l *Log) apply(ctx context.Context, x *Index, ref FileRef) error {
 	if err != nil {
 		return errors.E("load history", key, errors.Other, err)
 	}
-	if c.TXID != ref.Max {
-		return errors.E("load history", key, errors.Corrupt, fmt.Errorf("it contains transaction %s", c.TXID))
+	if c.First != ref.Min || c.TXID != ref.Max {
+		return errors.E("load history", key, errors.Corrupt, fmt.Errorf("it contains transactions %s to %s", c.First, c.TXID))
 	}
 	if err := x.Apply(ref, c, places); err != nil {
 		return errors.E("load history", key, errors.Corrupt, err)

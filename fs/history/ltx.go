@@ -26,7 +26,8 @@ type TXID = ltx.TXID
 type Commit struct {
 	PageSize int
 	Pages    uint32 // size of the database after it, in pages
-	TXID     TXID
+	First    TXID // the first transaction in it; 0 for TXID itself
+	TXID     TXID // the last
 	Time     time.Time
 	Epoch    uint64 // of the writer's ownership; stored as LTX's node ID
 }
@@ -55,10 +56,14 @@ func Encode(w io.Writer, c Commit, pages iter.Seq2[Page, error]) (map[uint32]Pla
 	}
 	// NoChecksum, because a rolling checksum of the whole database would cost a
 	// read of every page's old content; Litestream 0.5 writes none either.
+	first := c.First
+	if first == 0 {
+		first = c.TXID
+	}
 	err = enc.EncodeHeader(ltx.Header{
 		Version: ltx.Version, Flags: ltx.HeaderFlagNoChecksum,
 		PageSize: uint32(c.PageSize), Commit: c.Pages,
-		MinTXID: c.TXID, MaxTXID: c.TXID,
+		MinTXID: first, MaxTXID: c.TXID,
 		Timestamp: c.Time.UnixMilli(), NodeID: c.Epoch,
 	})
 	if err != nil {
@@ -96,7 +101,7 @@ func Decode(r io.Reader, size int64, fn func(Page, Place) error) (Commit, error)
 	h := dec.Header()
 	c := Commit{
 		PageSize: int(h.PageSize), Pages: h.Commit,
-		TXID: h.MaxTXID, Time: time.UnixMilli(h.Timestamp), Epoch: h.NodeID,
+		First: h.MinTXID, TXID: h.MaxTXID, Time: time.UnixMilli(h.Timestamp), Epoch: h.NodeID,
 	}
 	data := make([]byte, h.PageSize)
 	for {
