@@ -26,8 +26,8 @@ type TXID = ltx.TXID
 type Commit struct {
 	PageSize int
 	Pages    uint32 // size of the database after it, in pages
-	First    TXID // the first transaction in it; 0 for TXID itself
-	TXID     TXID // the last
+	First    TXID   // the first transaction in it; 0 for TXID itself
+	TXID     TXID   // the last
 	Time     time.Time
 	Epoch    uint64 // of the writer's ownership; stored as LTX's node ID
 }

@@ -31,10 +31,14 @@ var (
 
 // Open opens the file.
 func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	h, err := f.tenant.OpenFile(ctx, f.path(), int(flags)&^(syscall.O_CREAT|syscall.O_EXCL), 0)
+	h, err := f.open(ctx, f.path(), int(flags)&^(syscall.O_CREAT|syscall.O_EXCL), 0, f.StableAttr().Ino)
 	if err != nil {
-		f.ops.logger.Warn("cannot open", "tenant", f.tenant.ID(), "path", f.path(), "err", err)
+		f.ops.logger.Warn("cannot open", "tenant", f.tenant, "path", f.path(), "err", err)
 		return nil, 0, errors.Errno(err)
+	}
+	if h.Stale {
+		// Without the inode's lock, so that it cannot wait for this answer.
+		f.NotifyContent(0, 0)
 	}
 	return &handle{h}, openFlags, 0
 }

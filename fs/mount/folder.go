@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -15,12 +16,18 @@ import (
 // This file defines folders inside a tenant, the tenant's own one included, and
 // what all nodes inside a tenant have in common.
 
-// node is a path inside a tenant.
+// node is a path inside a tenant. It knows the tenant by its ID: the kernel may
+// remember a path for longer than the tenant is ours.
 type node struct {
 	fs.Inode
 	ops    *operations
-	tenant *volume.Tenant
+	tenant string
 	top    *fs.Inode // the tenant's folder
+}
+
+// do calls fn with the node's tenant.
+func (n *node) do(ctx context.Context, fn func(*volume.Tenant) error) error {
+	return n.ops.volume.Do(ctx, n.tenant, fn)
 }
 
 // path is where the node is now, below the tenant's folder.
@@ -40,6 +47,14 @@ func fill(a volume.Attr, out *fuse.Attr) {
 	out.Ino = a.Serial
 }
 
+// remember is for how long the kernel may remember what a tells.
+func remember(a volume.Attr) time.Duration {
+	if a.Shown {
+		return rootTimeout
+	}
+	return timeout
+}
+
 // Getattr tells about the node. An open file answers also when its name is gone.
 func (n *node) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	a, err := n.stat(ctx, f)
@@ -48,7 +63,7 @@ func (n *node) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) 
 	}
 	fill(a, &out.Attr)
 	out.Ino = n.StableAttr().Ino
-	out.SetTimeout(timeout)
+	out.SetTimeout(remember(a))
 	return 0
 }
 
@@ -56,7 +71,24 @@ func (n *node) stat(ctx context.Context, f fs.FileHandle) (volume.Attr, error) {
 	if h, ok := f.(*handle); ok {
 		return h.Stat()
 	}
-	return n.tenant.Stat(ctx, n.path())
+	return n.statPath(ctx, n.path())
+}
+
+func (n *node) statPath(ctx context.Context, path string) (a volume.Attr, err error) {
+	err = n.do(ctx, func(t *volume.Tenant) error {
+		a, err = t.Stat(ctx, path)
+		return err
+	})
+	return a, err
+}
+
+// open opens a path of the node's tenant.
+func (n *node) open(ctx context.Context, path string, flags int, mode uint32, serial uint64) (h *volume.Handle, err error) {
+	err = n.do(ctx, func(t *volume.Tenant) error {
+		h, err = t.OpenFile(ctx, path, flags, mode, serial)
+		return err
+	})
+	return h, err
 }
 
 // Setattr changes size, mode and times. Owners are those of the mount: chown
@@ -69,14 +101,14 @@ func (n *node) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAttrIn,
 		}
 	}
 	if mode, ok := in.GetMode(); ok {
-		if err := n.tenant.Chmod(ctx, n.path(), mode); err != nil {
+		if err := n.do(ctx, func(t *volume.Tenant) error { return t.Chmod(ctx, n.path(), mode) }); err != nil {
 			return errors.Errno(err)
 		}
 	}
 	mtime, setM := in.GetMTime()
 	atime, setA := in.GetATime()
 	if setM || setA {
-		if err := n.tenant.Utimes(ctx, n.path(), atime, mtime); err != nil {
+		if err := n.do(ctx, func(t *volume.Tenant) error { return t.Utimes(ctx, n.path(), atime, mtime) }); err != nil {
 			return errors.Errno(err)
 		}
 	}
@@ -87,7 +119,7 @@ func (n *node) truncate(ctx context.Context, f fs.FileHandle, size int64) error 
 	if h, ok := f.(*handle); ok {
 		return h.Truncate(ctx, size)
 	}
-	h, err := n.tenant.OpenFile(ctx, n.path(), syscall.O_RDWR, 0)
+	h, err := n.open(ctx, n.path(), syscall.O_RDWR, 0, n.StableAttr().Ino)
 	if err != nil {
 		return err
 	}
@@ -128,13 +160,14 @@ var (
 	_ fs.NodeMknoder   = (*folder)(nil)
 )
 
-// Lookup finds a child. That there is none is remembered by the kernel too:
-// SQLite looks for a journal at every read transaction.
+// Lookup finds a child. That there is none is remembered by the kernel too, for
+// SQLite looks for a journal at every read transaction; but not for long, since
+// no notice takes such a memory away when the tenant has been elsewhere.
 func (d *folder) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	a, err := d.tenant.Stat(ctx, d.below(name))
+	a, err := d.statPath(ctx, d.below(name))
 	if err != nil {
 		if errors.Is(errors.NotExist, err) {
-			out.SetEntryTimeout(timeout)
+			out.SetEntryTimeout(rootTimeout)
 			out.NodeId = 0
 		}
 		return nil, errors.Errno(err)
@@ -145,8 +178,8 @@ func (d *folder) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*
 // child returns the node of what a describes.
 func (d *folder) child(ctx context.Context, a volume.Attr, out *fuse.EntryOut) *fs.Inode {
 	fill(a, &out.Attr)
-	out.SetEntryTimeout(timeout)
-	out.SetAttrTimeout(timeout)
+	out.SetEntryTimeout(remember(a))
+	out.SetAttrTimeout(remember(a))
 	var ops fs.InodeEmbedder
 	switch a.Mode & syscall.S_IFMT {
 	case syscall.S_IFDIR:
@@ -169,7 +202,11 @@ func (d *folder) made(ctx context.Context, name string, out *fuse.EntryOut, err 
 
 // Readdir lists the folder.
 func (d *folder) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
-	there, err := d.tenant.ReadDir(ctx, d.path())
+	var there []os.DirEntry
+	err := d.do(ctx, func(t *volume.Tenant) (err error) {
+		there, err = t.ReadDir(ctx, d.path())
+		return err
+	})
 	if err != nil {
 		return nil, errors.Errno(err)
 	}
@@ -182,7 +219,7 @@ func (d *folder) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 		case e.Type()&os.ModeSymlink != 0:
 			mode = syscall.S_IFLNK
 		}
-		a, err := d.tenant.Stat(ctx, d.below(e.Name()))
+		a, err := d.statPath(ctx, d.below(e.Name()))
 		if err != nil {
 			continue // gone meanwhile
 		}
@@ -193,17 +230,17 @@ func (d *folder) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 
 // Mkdir makes a folder.
 func (d *folder) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	return d.made(ctx, name, out, d.tenant.Mkdir(ctx, d.below(name), mode))
+	return d.made(ctx, name, out, d.do(ctx, func(t *volume.Tenant) error { return t.Mkdir(ctx, d.below(name), mode) }))
 }
 
 // Rmdir removes an empty folder.
 func (d *folder) Rmdir(ctx context.Context, name string) syscall.Errno {
-	return errors.Errno(d.tenant.Rmdir(ctx, d.below(name)))
+	return errors.Errno(d.do(ctx, func(t *volume.Tenant) error { return t.Rmdir(ctx, d.below(name)) }))
 }
 
 // Create makes and opens a file.
 func (d *folder) Create(ctx context.Context, name string, flags uint32, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
-	h, err := d.tenant.OpenFile(ctx, d.below(name), int(flags)|syscall.O_CREAT, mode)
+	h, err := d.open(ctx, d.below(name), int(flags)|syscall.O_CREAT, mode, 0)
 	if err != nil {
 		return nil, nil, 0, errors.Errno(err)
 	}
@@ -217,7 +254,7 @@ func (d *folder) Create(ctx context.Context, name string, flags uint32, mode uin
 
 // Unlink removes a file.
 func (d *folder) Unlink(ctx context.Context, name string) syscall.Errno {
-	return errors.Errno(d.tenant.Unlink(ctx, d.below(name)))
+	return errors.Errno(d.do(ctx, func(t *volume.Tenant) error { return t.Unlink(ctx, d.below(name)) }))
 }
 
 // Rename moves within one tenant.
@@ -226,12 +263,14 @@ func (d *folder) Rename(ctx context.Context, name string, to fs.InodeEmbedder, n
 	if !ok || target.tenant != d.tenant {
 		return syscall.EXDEV
 	}
-	return errors.Errno(d.tenant.Rename(ctx, d.below(name), target.below(newName), flags))
+	return errors.Errno(d.do(ctx, func(t *volume.Tenant) error {
+		return t.Rename(ctx, d.below(name), target.below(newName), flags)
+	}))
 }
 
 // Symlink makes a symlink.
 func (d *folder) Symlink(ctx context.Context, target, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	return d.made(ctx, name, out, d.tenant.Symlink(ctx, target, d.below(name)))
+	return d.made(ctx, name, out, d.do(ctx, func(t *volume.Tenant) error { return t.Symlink(ctx, target, d.below(name)) }))
 }
 
 // Link refuses hard links: a file is one path in the bucket. EPERM is what
@@ -255,6 +294,10 @@ var (
 
 // Readlink returns where the symlink points.
 func (l *link) Readlink(ctx context.Context) ([]byte, syscall.Errno) {
-	target, err := l.tenant.ReadLink(ctx, l.path())
+	var target string
+	err := l.do(ctx, func(t *volume.Tenant) (err error) {
+		target, err = t.ReadLink(ctx, l.path())
+		return err
+	})
 	return []byte(target), errors.Errno(err)
 }

@@ -68,7 +68,8 @@ func Mount(ctx context.Context, dir string, v *volume.Volume, opts Options) (*Mo
 		return nil, errors.E("mount", dir, errors.Other, err)
 	}
 	ops := &operations{volume: v, logger: opts.Logger}
-	raw := fs.NewNodeFS(&root{ops: ops}, &fs.Options{NullPermissions: true, FirstAutomaticIno: 1 << 62})
+	top := &root{ops: ops}
+	raw := fs.NewNodeFS(top, &fs.Options{NullPermissions: true, FirstAutomaticIno: 1 << 62})
 	server, err := fuse.NewServer(counting{raw, ops}, dir, &fuse.MountOptions{
 		FsName:                   opts.Name,
 		Name:                     strings.TrimPrefix(Type, "fuse."),
@@ -89,6 +90,7 @@ func Mount(ctx context.Context, dir string, v *volume.Volume, opts Options) (*Mo
 		return nil, errors.E("mount", dir, errors.Other, err)
 	}
 	m := &Mounted{dir: dir, server: server, logger: opts.Logger, ops: ops}
+	v.OnRelease(top.forget)
 	v.SetPassthrough(!opts.NoPassthrough && m.passes())
 	return m, nil
 }

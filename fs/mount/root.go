@@ -62,24 +62,21 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	if tenantid.Check(name) != nil {
 		return nil, syscall.ENOENT
 	}
-	t, err := r.ops.volume.Tenant(ctx, name)
-	if err != nil {
+	if _, err := r.ops.volume.Tenant(ctx, name); err != nil {
 		return nil, errors.Errno(err)
 	}
-	return r.child(ctx, t, out), 0
+	return r.child(ctx, name, out), 0
 }
 
-func (r *root) child(ctx context.Context, t *volume.Tenant, out *fuse.EntryOut) *fs.Inode {
+func (r *root) child(ctx context.Context, id string, out *fuse.EntryOut) *fs.Inode {
 	out.Mode, out.Nlink = syscall.S_IFDIR|0o755, 2
 	out.SetAttrTimeout(timeout)
 	out.SetEntryTimeout(rootTimeout)
-	if n := r.GetChild(t.ID()); n != nil {
-		if d, ok := n.Operations().(*folder); ok && d.tenant == t {
-			out.Ino = n.StableAttr().Ino
-			return n
-		}
+	if n := r.GetChild(id); n != nil {
+		out.Ino = n.StableAttr().Ino
+		return n
 	}
-	d := &folder{node: node{ops: r.ops, tenant: t}}
+	d := &folder{node: node{ops: r.ops, tenant: id}}
 	n := r.NewInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: r.ops.volume.Serial()})
 	d.top = n
 	out.Ino = n.StableAttr().Ino
@@ -104,12 +101,11 @@ func (r *root) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 
 // Mkdir makes a tenant.
 func (r *root) Mkdir(ctx context.Context, name string, _ uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	t, err := r.ops.volume.Create(ctx, name)
-	if err != nil {
+	if _, err := r.ops.volume.Create(ctx, name); err != nil {
 		r.ops.logger.Warn("cannot make tenant", "name", name, "err", err)
 		return nil, errors.Errno(err)
 	}
-	return r.child(ctx, t, out), 0
+	return r.child(ctx, name, out), 0
 }
 
 // Rmdir removes a tenant whose folder is empty.

@@ -307,13 +307,14 @@ func (v *Volume) recover() {
 func (v *Volume) recoverTenant(id string) {
 	const pause = 2 * time.Second
 	for {
-		t, err := v.Tenant(v.ctx, id)
-		if err == nil {
-			err = t.own(v.ctx)
-		}
-		if err == nil {
-			err = t.openAll(v.ctx)
-		}
+		err := v.Do(v.ctx, id, func(t *Tenant) error {
+			leave, err := t.enterOwned(v.ctx, "")
+			if err != nil {
+				return err
+			}
+			defer leave()
+			return t.openAll(v.ctx)
+		})
 		if err == nil || !errors.Retryable(err) || v.ctx.Err() != nil {
 			if err != nil && v.ctx.Err() == nil {
 				v.opts.Logger.Error("cannot take up a tenant after an unclean end", "tenant", id, "err", err)

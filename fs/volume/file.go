@@ -35,23 +35,36 @@ type File struct {
 }
 
 // Handle is one opening of a file. Its methods may be called concurrently.
-type Handle struct{ f *File }
+type Handle struct {
+	f *File
+	// Stale says that the kernel has known the file from before the tenant
+	// became ours, so that what it remembers of it may be wrong.
+	Stale bool
+}
 
 // OpenFile opens a path, with the flags of open(2). It fetches what must be
 // known first: the page index of a database, or the content of a plain file.
-func (t *Tenant) OpenFile(ctx context.Context, path string, flags int, mode uint32) (*Handle, error) {
-	if err := t.own(ctx); err != nil {
+// Serial is the number that the kernel knows the file by, 0 for none yet. It
+// fails with ESTALE where somebody knows the file by another one meanwhile: the
+// kernel keeps locks by that number, and looks again.
+func (t *Tenant) OpenFile(ctx context.Context, path string, flags int, mode uint32, serial uint64) (*Handle, error) {
+	leave, err := t.enterOwned(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := t.usable(); err != nil {
 		return nil, err
 	}
 	created, err := t.createIfAsked(path, flags, mode)
 	if err != nil {
 		return nil, errors.E("open", t.name(path), errors.Other, err)
 	}
-	f, err := t.openShared(path, created)
+	f, stale, err := t.openShared(path, created, serial)
 	if err != nil {
 		return nil, errors.E("open", t.name(path), errors.Other, err)
 	}
-	h := &Handle{f}
+	h := &Handle{f, stale}
 	if err := f.prepare(ctx, flags); err != nil {
 		h.Close()
 		return nil, err
@@ -75,16 +88,17 @@ func (t *Tenant) createIfAsked(path string, flags int, mode uint32) (bool, error
 	return true, f.Chmod(os.FileMode(mode).Perm()) // the caller's umask is in mode already
 }
 
-// openShared returns the file at path with one handle more.
-func (t *Tenant) openShared(path string, created bool) (*File, error) {
+// openShared returns the file at path with one handle more, and whether the
+// kernel has its serial from elsewhere.
+func (t *Tenant) openShared(path string, created bool, serial uint64) (_ *File, stale bool, err error) {
 	local, err := t.root.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	var st syscall.Stat_t
 	if err := syscall.Fstat(int(local.Fd()), &st); err != nil {
 		local.Close()
-		return nil, err
+		return nil, false, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -92,10 +106,18 @@ func (t *Tenant) openShared(path string, created bool) (*File, error) {
 		t.forgetInode(st.Ino)
 		t.files.dirty = true
 	}
+	if serial != 0 {
+		known, ok := t.serials[st.Ino]
+		if ok && known != serial {
+			local.Close()
+			return nil, false, syscall.ESTALE
+		}
+		t.serials[st.Ino], stale = serial, !ok
+	}
 	if f := t.open[st.Ino]; f != nil {
 		local.Close()
 		f.handles++
-		return f, nil
+		return f, stale, nil
 	}
 	f := &File{t: t, inode: st.Ino, os: local, path: path, handles: 1}
 	if e := t.databases[path]; e != nil {
@@ -110,7 +132,7 @@ func (t *Tenant) openShared(path string, created bool) (*File, error) {
 		t.files.touched[st.Ino] = struct{}{}
 	}
 	t.open[st.Ino] = f
-	return f, nil
+	return f, stale, nil
 }
 
 // forgetInode drops what was known of an inode that the local filesystem uses
@@ -149,7 +171,7 @@ func (f *File) prepare(ctx context.Context, flags int) error {
 		}
 	}
 	if flags&syscall.O_TRUNC != 0 {
-		return (&Handle{f}).Truncate(ctx, 0)
+		return (&Handle{f: f}).Truncate(ctx, 0)
 	}
 	return nil
 }
@@ -364,6 +386,7 @@ func (h *Handle) Close() error {
 	t.mu.Lock()
 	f.handles--
 	last := f.handles == 0
+	t.used = t.v.opts.Now()
 	if last {
 		delete(t.open, f.inode)
 	}

@@ -25,18 +25,41 @@ import (
 type Attr struct {
 	syscall.Stat_t
 	Serial uint64
+	// Shown says that the tenant is not ours: what is told may change without
+	// us.
+	Shown bool
 }
 
 // Stat tells about a path without fetching anything.
 func (t *Tenant) Stat(ctx context.Context, path string) (Attr, error) {
-	if err := t.own(ctx); err != nil {
+	leave, err := t.enter(ctx)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer leave()
+	if e, ok, err := t.look(ctx, path); ok || err != nil {
+		return Attr{e.stat, t.shownSerial(path), true}, err
+	}
+	if err := t.own(ctx, path); err != nil {
 		return Attr{}, err
 	}
 	st, err := t.root.stat(path)
 	if err != nil {
 		return Attr{}, err
 	}
-	return Attr{st, t.serial(st.Ino)}, nil
+	return Attr{st, t.serial(st.Ino), false}, nil
+}
+
+// shownSerial numbers a path of a view.
+func (t *Tenant) shownSerial(path string) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, ok := t.shown[path]
+	if !ok {
+		n = t.v.Serial()
+		t.shown[path] = n
+	}
+	return n
 }
 
 // Stat tells about an open file, also when its name is gone.
@@ -62,7 +85,18 @@ func (t *Tenant) serial(inode uint64) uint64 {
 
 // ReadDir lists a folder.
 func (t *Tenant) ReadDir(ctx context.Context, path string) ([]os.DirEntry, error) {
-	if err := t.own(ctx); err != nil {
+	leave, err := t.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if v, err := t.viewed(ctx, true); v != nil || err != nil {
+		if err != nil {
+			return nil, err
+		}
+		return v.list(path)
+	}
+	if err := t.own(ctx, path); err != nil {
 		return nil, err
 	}
 	return t.root.readDir(path)
@@ -70,7 +104,15 @@ func (t *Tenant) ReadDir(ctx context.Context, path string) ([]os.DirEntry, error
 
 // ReadLink returns where a symlink points.
 func (t *Tenant) ReadLink(ctx context.Context, path string) (string, error) {
-	if err := t.own(ctx); err != nil {
+	leave, err := t.enter(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer leave()
+	if e, ok, err := t.look(ctx, path); ok || err != nil {
+		return e.target, err
+	}
+	if err := t.own(ctx, path); err != nil {
 		return "", err
 	}
 	return t.root.Readlink(path)
@@ -141,7 +183,12 @@ func (t *Tenant) Unlink(ctx context.Context, path string) error {
 // change does something to the tree of a tenant that is ours, and notes that
 // the file index is not right any more.
 func (t *Tenant) change(ctx context.Context, do func() error) error {
-	if err := t.own(ctx); err != nil {
+	leave, err := t.enterOwned(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := t.usable(); err != nil {
 		return err
 	}
 	if err := do(); err != nil {
@@ -266,9 +313,11 @@ func (t *Tenant) moved(from, to string) {
 
 // remove removes the tenant itself.
 func (t *Tenant) remove(ctx context.Context) error {
-	if err := t.own(ctx); err != nil {
+	leave, err := t.enterOwned(ctx, "")
+	if err != nil {
 		return err
 	}
+	defer leave()
 	entries, err := t.root.readDir("")
 	if err != nil {
 		return err
@@ -285,6 +334,7 @@ func (t *Tenant) remove(ctx context.Context) error {
 	t.mu.Lock()
 	t.held = nil
 	t.lost = errors.E("use tenant", t.id, errors.NotExist, fmt.Errorf("it was removed"))
+	t.gone = true
 	t.mu.Unlock()
 	if err := t.waitShips(ctx); err != nil {
 		return err

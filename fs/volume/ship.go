@@ -63,7 +63,13 @@ func (t *Tenant) tick(ships *sync.WaitGroup) {
 	now := t.v.opts.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.held == nil || t.lost != nil {
+	if t.held == nil {
+		t.retire(now)
+	}
+	if t.held == nil || t.lost != nil || t.leaving != nil {
+		return
+	}
+	if t.leaveIdle(now, t.v.opts.ReleaseAfter, nil) {
 		return
 	}
 	start := func(s *shipState, do func(context.Context) error) {
@@ -325,6 +331,9 @@ func (t *Tenant) release(ctx context.Context) error {
 	defer t.mu.Unlock()
 	t.held = nil
 	defer t.root.Close()
+	if t.unhold != nil {
+		t.unhold()
+	}
 	if err := t.root.sync(); err != nil {
 		return err
 	}

@@ -30,18 +30,29 @@ type Tenant struct {
 	owning sync.Mutex // one acquisition at a time
 	root   tree       // the local files, while held is set
 
+	viewing sync.Mutex // protects view
+	view    *view      // what is shown while the tenant is not ours
+
 	mu        sync.Mutex   // protects everything below
 	held      *tenant.Held // its fields are those of whoever holds recording
 	epoch     uint64       // of our ownership
+	unhold    func()       // lets go of the machine's lease
 	lost      error        // why the tenant is ours no more
 	local     localState
 	databases map[string]*entry // by path
 	open      map[uint64]*File  // files with handles, by inode
 	serials   map[uint64]uint64 // inode → number that the kernel knows the file by
+	shown     map[string]uint64 // path → such a number, of what was shown of a view
 	changed   bool              // the record does not say yet what databases says
 	files     plainFiles
 	treeShip  shipState
 	orphans   []*entry // removed databases that somebody may still have open
+
+	users     int           // operations under way
+	used      time.Time     // when the last one ended
+	leaving   chan struct{} // closed at the end of a release that is under way; nil for none
+	leaveShip shipState     // the backoff of releases
+	gone      bool          // this Tenant does not stand for its ID any more
 
 	recording sync.Mutex // one write of the record at a time
 }
@@ -73,6 +84,8 @@ func newTenant(v *Volume, id string) *Tenant {
 		databases: make(map[string]*entry),
 		open:      make(map[uint64]*File),
 		serials:   make(map[uint64]uint64),
+		shown:     make(map[string]uint64),
+		used:      v.opts.Now(),
 	}
 	t.contents = tenant.NewFiles(v.bucketFor(&t.counters), id)
 	t.files.init()
@@ -87,8 +100,9 @@ func (t *Tenant) missingMark(i uint64) string { return filepath.Join(t.dir, "mis
 func (t *Tenant) name(path string) string     { return t.id + "/" + path }
 
 // own makes this machine the tenant's owner, if it is not yet, and lays out its
-// files. Everything but listing the root goes through here first.
-func (t *Tenant) own(ctx context.Context) error {
+// files. Everything but looking goes through here first, between enter and
+// leave. Path is what is wanted: of a database the index is fetched meanwhile.
+func (t *Tenant) own(ctx context.Context, path string) error {
 	t.mu.Lock()
 	owned, lost := t.held != nil, t.lost
 	t.mu.Unlock()

@@ -51,6 +51,9 @@ type Options struct {
 	// CloseAfter is how long a database that nobody has open is kept open; 10 s
 	// by default.
 	CloseAfter time.Duration
+	// ReleaseAfter is how long a tenant of which nothing is open stays ours; 60 s
+	// by default.
+	ReleaseAfter time.Duration
 	// FaultTimeout bounds how long a read waits for the bucket; 30 s by default.
 	FaultTimeout time.Duration
 	// Now is the clock; time.Now by default.
@@ -66,6 +69,9 @@ func (o *Options) defaults() {
 	}
 	if o.CloseAfter == 0 {
 		o.CloseAfter = 10 * time.Second
+	}
+	if o.ReleaseAfter == 0 {
+		o.ReleaseAfter = time.Minute
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -88,6 +94,7 @@ type Volume struct {
 
 	nextSerial  atomic.Uint64 // see Attr.Serial
 	passthrough atomic.Bool
+	released    atomic.Pointer[func(id string)]
 
 	ctx    context.Context // ends when the volume is closed
 	cancel context.CancelFunc
@@ -186,6 +193,10 @@ func (v *Volume) bucketFor(parts ...*bucket.Counters) bucket.Bucket {
 // where [Handle.Direct] allows it. It is set before anything is opened.
 func (v *Volume) SetPassthrough(on bool) { v.passthrough.Store(on) }
 
+// OnRelease has fn called with each tenant that was released because nobody used
+// it. Whatever the caller remembers of it may change from then on.
+func (v *Volume) OnRelease(fn func(id string)) { v.released.Store(&fn) }
+
 // CacheDir is the folder for everything local.
 func (v *Volume) CacheDir() string { return v.opts.Cache }
 
@@ -250,7 +261,8 @@ func (v *Volume) Tenant(ctx context.Context, id string) (*Tenant, error) {
 	if v.opts.Now().Sub(at) < absentFor {
 		return nil, errors.E("open tenant", id, errors.NotExist, nil)
 	}
-	if _, err := v.registry.Load(ctx, id); err != nil {
+	held, err := v.registry.Load(ctx, id)
+	if err != nil {
 		if errors.Is(errors.NotExist, err) {
 			v.mu.Lock()
 			if len(v.absent) >= maxAbsent {
@@ -261,10 +273,11 @@ func (v *Volume) Tenant(ctx context.Context, id string) (*Tenant, error) {
 		}
 		return nil, err
 	}
-	return v.add(id), nil
+	return v.add(id, held), nil
 }
 
-func (v *Volume) add(id string) *Tenant {
+// add returns the Tenant of an ID. Held is its record if that was just read.
+func (v *Volume) add(id string, held *tenant.Held) *Tenant {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.absent, id)
@@ -272,6 +285,9 @@ func (v *Volume) add(id string) *Tenant {
 		return t
 	}
 	t := newTenant(v, id)
+	if held != nil {
+		t.view = newView(held, v.opts.Now())
+	}
 	v.tenants[id] = t
 	return t
 }
@@ -285,23 +301,19 @@ func (v *Volume) Create(ctx context.Context, id string) (*Tenant, error) {
 	if err := v.registry.Create(ctx, id); err != nil {
 		return nil, err
 	}
-	return v.add(id), nil
+	return v.add(id, nil), nil
 }
 
 // Remove removes a tenant whose folder is empty; its history stays in the
 // bucket.
 func (v *Volume) Remove(ctx context.Context, id string) error {
-	t, err := v.Tenant(ctx, id)
-	if err != nil {
-		return err
-	}
-	if err := t.remove(ctx); err != nil {
-		return err
-	}
-	v.mu.Lock()
-	delete(v.tenants, id)
-	v.mu.Unlock()
-	return nil
+	return v.Do(ctx, id, func(t *Tenant) error {
+		if err := t.remove(ctx); err != nil {
+			return err
+		}
+		v.drop(t)
+		return nil
+	})
 }
 
 // all returns the tenants known in this run.
