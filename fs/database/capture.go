@@ -40,6 +40,9 @@ func (db *DB) WALEnd() error {
 	}
 	db.capture.Lock()
 	defer db.capture.Unlock()
+	if len(db.wal.redo) > 0 {
+		db.compare = "the log ended after commits that were taken back"
+	}
 	db.wal = walPosition{}
 	return nil
 }
@@ -49,12 +52,16 @@ func (db *DB) WALEnd() error {
 // that the file stands still. A rollback ends its journal in the same way and
 // leaves pages as they were, which is harmless.
 func (db *DB) JournalEnd() error {
-	db.capture.Lock()
-	defer db.capture.Unlock()
-	if err := db.captureRollback(); err != nil {
+	if err := db.captureJournal(); err != nil {
 		return db.captureError("end of the journal", err)
 	}
-	return nil
+	return db.confirmed()
+}
+
+func (db *DB) captureJournal() error {
+	db.capture.Lock()
+	defer db.capture.Unlock()
+	return db.captureRollback()
 }
 
 // Sync captures inside a sync of the database itself where no journal is in
@@ -66,15 +73,13 @@ func (db *DB) Sync() error {
 	if h, ok := db.readHeader(); !ok || was && h.WAL || db.journalActive() {
 		return nil
 	}
-	db.capture.Lock()
-	defer db.capture.Unlock()
 	if !db.direct.Load() && !db.hasDirty() {
 		return nil
 	}
-	if err := db.captureRollback(); err != nil {
+	if err := db.captureJournal(); err != nil {
 		return db.captureError("sync of the database", err)
 	}
-	return nil
+	return db.confirmed()
 }
 
 // Idle captures when the last handle on the database and its sidecars was

@@ -286,7 +286,8 @@ func (db *DB) retake(redo map[uint32]struct{}, taken map[uint32]int64, size uint
 // is committed. It reports false where that is not known: nobody has the index
 // open, or it is not passed through and the kernel may hold newer bytes of it.
 func (db *DB) committedFrames(h journal.WALHeader) (uint32, bool) {
-	if !db.opts.SharedIndex || db.users[journal.SHM].Load() == 0 {
+	// A commit that waits for the bucket is not published yet.
+	if db.opts.Commit || !db.opts.SharedIndex || db.users[journal.SHM].Load() == 0 {
 		return 0, false
 	}
 	f, err := db.openSidecar(journal.SHM)

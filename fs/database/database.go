@@ -18,23 +18,29 @@ import (
 // Options say which database is opened and from what. They are not changed
 // after Open.
 type Options struct {
-	Name   string       // "acme/main.sqlite3", for messages
-	Root   *os.Root     // the folder that local paths are in and cannot leave
-	Path   string       // of the local file, which exists; its sidecars lie beside it
-	Dir    string       // folder of its own for local state, which exists
-	Log    *history.Log // the database's past in the bucket
-	At     history.TXID // where an index in the bucket is known to stand; 0 to look
-	Epoch  uint64       // of the ownership, noted in what is shipped
-	New    bool         // there is nothing of it in the bucket, not even to look for
-	Keep   bool         // the local file is of this database, at At or with more commits
-	Clean  bool         // with Keep: it is exactly the state at At
-	Now    func() time.Time
-	Logger *slog.Logger
+	Name  string       // "acme/main.sqlite3", for messages
+	Root  *os.Root     // the folder that local paths are in and cannot leave
+	Path  string       // of the local file, which exists; its sidecars lie beside it
+	Dir   string       // folder of its own for local state, which exists
+	Log   *history.Log // the database's past in the bucket
+	At    history.TXID // where an index in the bucket is known to stand; 0 to look
+	Epoch uint64       // of the ownership, noted in what is shipped
+	New   bool         // there is nothing of it in the bucket, not even to look for
+	Keep  bool         // the local file is of this database, at At or with more commits
+	Clean bool         // with Keep: it is exactly the state at At
+	// Announce is called before each shipment: nothing may be in the bucket that
+	// the tenant's record does not name. Nil for none.
+	Announce func(context.Context) error
+	Now      func() time.Time
+	Logger   *slog.Logger
 	// SharedIndex says that the "-shm" beside Path is what the application has
 	// mapped, so that the index in it can be believed.
 	SharedIndex bool
-	// FaultTimeout bounds how long a read waits for missing pages; 30 s by
-	// default.
+	// Commit makes a commit wait for the bucket (durability = "commit"). The
+	// "-wal" must not be passed through then.
+	Commit bool
+	// FaultTimeout bounds how long a read waits for missing pages, and a commit
+	// for the bucket; 30 s by default.
 	FaultTimeout time.Duration
 }
 

@@ -66,6 +66,11 @@ func (db *DB) ship(ctx context.Context) error {
 		db.inflight = s
 	}
 	s := db.inflight
+	if db.opts.Announce != nil {
+		if err := db.opts.Announce(ctx); err != nil {
+			return err
+		}
+	}
 	ref, err := db.opts.Log.Append(ctx, s.commit, s.file)
 	if err != nil {
 		db.stats.shipFailures.Add(1)

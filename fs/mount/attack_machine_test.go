@@ -179,7 +179,7 @@ func TestDaemonProcess(t *testing.T) {
 	if dir == "" {
 		return
 	}
-	o := volume.Options{HydrateAfter: -1}
+	o := volume.Options{HydrateAfter: -1, Commit: os.Getenv(daemonEnv+"_COMMIT") != ""}
 	if s := os.Getenv(daemonEnv + "_SHIP"); s != "" {
 		d, err := time.ParseDuration(s)
 		if err != nil {

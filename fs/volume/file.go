@@ -181,7 +181,9 @@ func (f *File) prepare(ctx context.Context, flags int) error {
 // and commits go to the log.
 func (f *File) mayBeDirect() bool {
 	switch f.role {
-	case journal.WAL, journal.SHM:
+	case journal.WAL:
+		return !f.t.v.opts.Commit // else its writes are commits that wait
+	case journal.SHM:
 		return true
 	case journal.None:
 		return f.db.Complete() && f.db.WALMode()
@@ -237,6 +239,9 @@ func (h *Handle) WriteAt(ctx context.Context, b []byte, off int64) (int, error) 
 		}
 	}
 	n, err := f.os.WriteAt(b, off)
+	if err == nil && db != nil && role == journal.WAL {
+		return n, db.LogWritten(off, int64(n))
+	}
 	if db == nil {
 		f.t.touch(f.inode) // again: what was stored since may have missed this write
 	}

@@ -132,13 +132,6 @@ func (e *entry) tick(ctx context.Context, now time.Time) error {
 	} else if now.Sub(idle) > t.v.opts.CloseAfter && !unrecorded {
 		return e.close(ctx, false)
 	}
-	if unrecorded {
-		// The record goes first: nothing is found in the bucket that it does
-		// not name.
-		if err := t.saveRecord(ctx, nil); err != nil {
-			return err
-		}
-	}
 	return db.Ship(ctx)
 }
 
@@ -222,6 +215,9 @@ func (t *Tenant) shipTree(ctx context.Context) error {
 	}
 	return t.shipFiles(ctx)
 }
+
+// announce makes the record name what is about to be shipped.
+func (t *Tenant) announce(ctx context.Context) error { return t.saveRecord(ctx, nil) }
 
 // saveRecord writes the record if it does not say what is so, or if change asks
 // for more. A database that is there no more is noted as removed.

@@ -45,6 +45,9 @@ type Options struct {
 	Machine string
 	// ShipInterval is how long a commit may wait for the bucket; 1 s by default.
 	ShipInterval time.Duration
+	// Commit makes every commit wait until the bucket has it: durability =
+	// "commit".
+	Commit bool
 	// HydrateAfter is how long after its opening the rest of a database is
 	// fetched; 2 s by default, negative for never.
 	HydrateAfter time.Duration
