@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +19,10 @@ import (
 // with a small notes application and three tenants.
 
 var demoTenants = []string{"acme", "globex", "initech"}
+
+// demoLease is how long the tenants of a demo that was killed are kept from one
+// with another cache folder.
+const demoLease = 2 * time.Second
 
 func demoCommand() *cobra.Command {
 	var listen, dir, store, level string
@@ -74,6 +79,9 @@ func demo(ctx context.Context, listen, dir, store, level string) error {
 	c.Listen, c.Store = listen, store
 	c.Mount, c.Cache = filepath.Join(dir, "mnt"), filepath.Join(dir, "cache")
 	c.Machine = "" // the folder's own: several demos run side by side
+	// A demo is there to be killed: who throws its cache away as well starts on
+	// what is another machine to the store, and should not have to wait long.
+	c.Heartbeat, c.Lease = demoLease/4, demoLease
 	c.Policy.Config = map[string]string{"domain": "localhost"}
 	c.App.Command = []string{self, "notes"}
 	c.App.Env = map[string]string{"DATABASE_PATH": "/data/notes.sqlite3"}

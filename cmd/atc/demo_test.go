@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"atc/fs/bucket/s3test"
 	"atc/fs/mount/mounttest"
@@ -52,11 +53,13 @@ func TestNotes(t *testing.T) {
 				t.Errorf("fs stat by the mountpoint: %v\n%s", err, out)
 			}
 			p.kill()
+			killed := time.Now()
 			if err := os.RemoveAll(filepath.Join(dir, "cache")); err != nil {
 				t.Fatal(err)
 			}
 
 			p = startDemo(t, dir, "--store", address)
+			p.takesOver(t, "acme", killed)
 			body := p.notes(t, "acme")
 			for i := range 3 {
 				if !strings.Contains(body, fmt.Sprintf("acme note %d", i)) {
@@ -116,14 +119,36 @@ func TestKillKeepsTheCache(t *testing.T) {
 	}
 	p.waitShipped(t, "acme")
 	p.kill()
+	killed := time.Now()
 	if err := os.RemoveAll(filepath.Join(dir, "cache")); err != nil {
 		t.Fatal(err)
 	}
 	p = startDemo(t, dir)
+	p.takesOver(t, "acme", killed)
 	if body := p.notes(t, "acme"); !strings.Contains(body, "just before the kill 19<") {
 		t.Errorf("what the second run took up was not shipped:\n%s", body)
 	}
 	p.interrupt(t)
+}
+
+// takesOver waits until the tenant of a killed run, which is another machine's
+// to this one, is served: within the lease and two seconds.
+func (p *process) takesOver(t *testing.T, tenant string, killed time.Time) {
+	t.Helper()
+	for {
+		status, body := p.request(t, "GET", tenant+".localhost", "/", nil)
+		took := time.Since(killed)
+		switch {
+		case status == http.StatusOK:
+			t.Logf("served %s after the kill, with a lease of %s", took.Round(10*time.Millisecond), demoLease)
+			return
+		case status != http.StatusMisdirectedRequest:
+			t.Fatalf("status %d: %s", status, body)
+		case took > demoLease+2*time.Second:
+			t.Fatalf("not served within the lease and two seconds: %s", body)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 // TestDemoLeavesNothing runs the demo without --dir.

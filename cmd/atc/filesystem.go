@@ -24,15 +24,12 @@ import (
 
 // filesystemOptions say what is mounted where.
 type filesystemOptions struct {
-	Store        string
-	Cache        string
-	Mountpoint   string
-	Machine      string
-	ShipInterval time.Duration
-	HydrateAfter time.Duration
-	Passthrough  bool
-	Instances    control.Instances // for the control API; nil where there are none
-	Logger       *slog.Logger
+	Store       string
+	Mountpoint  string
+	Passthrough bool
+	Instances   control.Instances // for the control API; nil where there are none
+	// Volume is what it says itself; its bucket is opened here.
+	Volume volume.Options
 }
 
 // filesystem is a mounted volume and its control socket.
@@ -51,7 +48,7 @@ const unmountWithin = 5 * time.Second
 
 // openFilesystem mounts. Whatever it opened it closes again where it fails.
 func openFilesystem(ctx context.Context, o filesystemOptions) (_ *filesystem, err error) {
-	if o.Cache, err = filepath.Abs(o.Cache); err != nil {
+	if o.Volume.Cache, err = filepath.Abs(o.Volume.Cache); err != nil {
 		return nil, err
 	}
 	if o.Mountpoint, err = filepath.Abs(o.Mountpoint); err != nil {
@@ -61,11 +58,9 @@ func openFilesystem(ctx context.Context, o filesystemOptions) (_ *filesystem, er
 	if err != nil {
 		return nil, err
 	}
+	o.Volume.Bucket = b
 	fs := &filesystem{opts: o, control: make(chan error, 1)}
-	fs.volume, err = volume.Open(ctx, volume.Options{
-		Bucket: b, Cache: o.Cache, Logger: o.Logger, Machine: o.Machine,
-		ShipInterval: o.ShipInterval, HydrateAfter: o.HydrateAfter,
-	})
+	fs.volume, err = volume.Open(ctx, o.Volume)
 	if err != nil {
 		return nil, err
 	}
@@ -75,13 +70,13 @@ func openFilesystem(ctx context.Context, o filesystemOptions) (_ *filesystem, er
 		}
 	}()
 	fs.mounted, err = mount.Mount(ctx, o.Mountpoint, fs.volume, mount.Options{
-		Name: o.Cache, NoPassthrough: !o.Passthrough, Logger: o.Logger,
+		Name: o.Volume.Cache, NoPassthrough: !o.Passthrough, Logger: o.Volume.Logger,
 	})
 	if err != nil {
 		return nil, err
 	}
 	mountpoints.add(o.Mountpoint)
-	l, err := control.Listen(filepath.Join(o.Cache, control.SocketName))
+	l, err := control.Listen(filepath.Join(o.Volume.Cache, control.SocketName))
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +87,7 @@ func openFilesystem(ctx context.Context, o filesystemOptions) (_ *filesystem, er
 		},
 		Filesystem: fsStats{fs.volume, o.Mountpoint},
 		Instances:  o.Instances,
-		Logger:     o.Logger,
+		Logger:     o.Volume.Logger,
 	}
 	serveCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	fs.stopControl = cancel

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"atc/fs/errors"
+	"atc/fs/tenant"
 )
 
 // This file defines `atc mount`: the filesystem alone, around one command or
@@ -36,6 +37,7 @@ func mountCommand() *cobra.Command {
 	var (
 		o           filesystemOptions
 		passthrough string
+		durability  string
 		level       string
 		format      string
 	)
@@ -55,10 +57,13 @@ and exits with its status. Without one it mounts until it is interrupted.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
-			if o.Logger, err = newLogger(level, format); err != nil {
+			if o.Volume.Logger, err = newLogger(level, format); err != nil {
 				return err
 			}
 			if o.Passthrough, err = parsePassthrough(passthrough); err != nil {
+				return err
+			}
+			if o.Volume.Commit, err = parseDurability(durability); err != nil {
 				return err
 			}
 			o.Mountpoint = args[0]
@@ -70,10 +75,14 @@ and exits with its status. Without one it mounts until it is interrupted.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Store, "store", storeFromEnv(), "where the data is: file:///path or s3://bucket/prefix (default from BUCKET_NAME)")
-	f.StringVar(&o.Cache, "cache", defaultCache(), "folder for local files; one for each atc")
-	f.DurationVar(&o.ShipInterval, "ship-interval", time.Second, "how long a commit may wait for the bucket")
-	f.DurationVar(&o.HydrateAfter, "hydrate-after", 2*time.Second, "when the rest of an opened database is fetched; negative for never")
-	f.StringVar(&o.Machine, "machine", os.Getenv("FLY_MACHINE_ID"), "this machine's ID (default from FLY_MACHINE_ID, else one kept in the cache folder)")
+	f.StringVar(&o.Volume.Cache, "cache", defaultCache(), "folder for local files; one for each atc")
+	f.DurationVar(&o.Volume.ShipInterval, "ship-interval", time.Second, "how long a commit may wait for the bucket")
+	f.DurationVar(&o.Volume.HydrateAfter, "hydrate-after", 2*time.Second, "when the rest of an opened database is fetched; negative for never")
+	f.StringVar(&durability, "durability", "async", "async, or commit to make every commit wait until the bucket has it")
+	f.DurationVar(&o.Volume.ReleaseAfter, "release-after", time.Minute, "how long a tenant of which nothing is open is kept from other machines")
+	f.DurationVar(&o.Volume.Heartbeat, "heartbeat", tenant.DefaultHeartbeat, "how often this machine says that it is alive, while it owns tenants")
+	f.DurationVar(&o.Volume.Lease, "lease", tenant.DefaultLease, "after how long without a heartbeat others take its tenants")
+	f.StringVar(&o.Volume.Machine, "machine", os.Getenv("FLY_MACHINE_ID"), "this machine's ID (default from FLY_MACHINE_ID, else one kept in the cache folder)")
 	f.StringVar(&passthrough, "passthrough", "auto", "auto, or off to serve every file through the daemon")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&format, "log-format", "text", "text or json")
@@ -98,6 +107,16 @@ func parsePassthrough(s string) (bool, error) {
 	return false, errors.E("passthrough", s, errors.Invalid, fmt.Errorf("use auto or off"))
 }
 
+func parseDurability(s string) (commit bool, err error) {
+	switch s {
+	case "async":
+		return false, nil
+	case "commit":
+		return true, nil
+	}
+	return false, errors.E("durability", s, errors.Invalid, fmt.Errorf("use async or commit"))
+}
+
 func mountAndRun(parent context.Context, o filesystemOptions, command []string) (err error) {
 	if o.Store == "" {
 		return errors.E("mount", o.Mountpoint, errors.Invalid, fmt.Errorf("no store: give --store file:///path or --store s3://bucket/prefix"))
@@ -110,13 +129,13 @@ func mountAndRun(parent context.Context, o filesystemOptions, command []string) 
 	}
 	status := 0
 	if len(command) == 0 {
-		o.Logger.Info("mounted", "mountpoint", o.Mountpoint, "store", o.Store, "cache", o.Cache)
+		o.Volume.Logger.Info("mounted", "mountpoint", o.Mountpoint, "store", o.Store, "cache", o.Volume.Cache)
 		<-ctx.Done()
 		defer stop() // a second interrupt ends the closing
 	} else {
 		stop() // signals are the command's while it runs
 		if status, err = runCommand(command); err != nil {
-			o.Logger.Error("cannot run the command", "command", command[0], "err", err)
+			o.Volume.Logger.Error("cannot run the command", "command", command[0], "err", err)
 		}
 		_, stop = interruptible(parent)
 		defer stop()
@@ -135,7 +154,7 @@ func closeFilesystem(ctx context.Context, fs *filesystem) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWithin)
 	defer cancel()
 	if err := fs.Close(ctx); err != nil {
-		return fmt.Errorf("not everything was shipped; start again with --cache %s: %w", fs.opts.Cache, err)
+		return fmt.Errorf("not everything was shipped; start again with --cache %s: %w", fs.opts.Volume.Cache, err)
 	}
 	return nil
 }

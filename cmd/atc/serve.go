@@ -16,6 +16,7 @@ import (
 
 	"atc/cmd/atc/config"
 	"atc/fs/errors"
+	"atc/fs/volume"
 	"atc/policy"
 	"atc/proxy"
 	"atc/sandbox"
@@ -84,9 +85,12 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 
 	processes := &instances{}
 	fs, err := openFilesystem(ctx, filesystemOptions{
-		Store: c.Store, Cache: c.Cache, Mountpoint: c.Mount, Machine: c.Machine,
-		ShipInterval: c.ShipInterval, HydrateAfter: c.HydrateAfter, Passthrough: c.Passthrough != "off",
-		Instances: processes, Logger: logger,
+		Store: c.Store, Mountpoint: c.Mount, Passthrough: c.Passthrough != "off", Instances: processes,
+		Volume: volume.Options{
+			Cache: c.Cache, Logger: logger, Machine: c.Machine, Region: c.Region,
+			ShipInterval: c.ShipInterval, HydrateAfter: c.HydrateAfter, Commit: c.Durability == "commit",
+			Heartbeat: c.Heartbeat, Lease: c.Lease, ReleaseAfter: c.ReleaseAfter,
+		},
 	})
 	if err != nil {
 		return err
@@ -114,6 +118,7 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 		Logger:       logger,
 	})
 	processes.set(pool)
+	fs.volume.OnFence(pool.Kill)
 	defer func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(parent), c.App.StopGrace+5*time.Second)
 		defer cancel()
@@ -154,7 +159,7 @@ func loadPolicy(ctx context.Context, c *config.Config, fs *filesystem, logger *s
 	}
 	return policy.Load(ctx, wasm, policy.Options{
 		Name:     name,
-		CacheDir: filepath.Join(fs.opts.Cache, "resolver"),
+		CacheDir: filepath.Join(fs.opts.Volume.Cache, "resolver"),
 		Config:   c.Policy.Config,
 		World:    world{fs.volume, c.Region},
 		Logger:   logger, MemoryLimit: int64(c.Policy.MemoryLimit), Deadline: c.Policy.Deadline,
@@ -167,12 +172,13 @@ func opener(c *config.Config, fs *filesystem) func(context.Context, string) (san
 	for _, b := range c.App.Binds {
 		binds = append(binds, sandbox.Bind(b))
 	}
-	hide := []string{fs.opts.Cache}
+	hide := []string{fs.opts.Volume.Cache}
 	if u, err := url.Parse(c.Store); err == nil && u.Scheme == "file" {
 		hide = append(hide, u.Path)
 	}
 	return func(ctx context.Context, tenant string) (sandbox.Spec, func(), error) {
-		if _, err := fs.volume.Tenant(ctx, tenant); err != nil {
+		// Before the process starts, which cannot say who has the tenant.
+		if err := fs.volume.Take(ctx, tenant); err != nil {
 			return sandbox.Spec{}, nil, err
 		}
 		env := []string{"ATC_TENANT=" + tenant}

@@ -18,16 +18,17 @@ import (
 // Options say which database is opened and from what. They are not changed
 // after Open.
 type Options struct {
-	Name  string       // "acme/main.sqlite3", for messages
-	Root  *os.Root     // the folder that local paths are in and cannot leave
-	Path  string       // of the local file, which exists; its sidecars lie beside it
-	Dir   string       // folder of its own for local state, which exists
-	Log   *history.Log // the database's past in the bucket
-	At    history.TXID // where an index in the bucket is known to stand; 0 to look
-	Epoch uint64       // of the ownership, noted in what is shipped
-	New   bool         // there is nothing of it in the bucket, not even to look for
-	Keep  bool         // the local file is of this database, at At or with more commits
-	Clean bool         // with Keep: it is exactly the state at At
+	Name  string         // "acme/main.sqlite3", for messages
+	Root  *os.Root       // the folder that local paths are in and cannot leave
+	Path  string         // of the local file, which exists; its sidecars lie beside it
+	Dir   string         // folder of its own for local state, which exists
+	Log   *history.Log   // the database's past in the bucket
+	At    history.TXID   // where an index in the bucket is known to stand; 0 to look
+	Index *history.Index // the index there, if it was loaded already
+	Epoch uint64         // of the ownership, noted in what is shipped
+	New   bool           // there is nothing of it in the bucket, not even to look for
+	Keep  bool           // the local file is of this database, at At or with more commits
+	Clean bool           // with Keep: it is exactly the state at At
 	// Announce is called before each shipment: nothing may be in the bucket that
 	// the tenant's record does not name. Nil for none.
 	Announce func(context.Context) error
@@ -109,6 +110,8 @@ func Open(ctx context.Context, opts Options) (_ *DB, err error) {
 	db.background, db.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if opts.New {
 		db.index = history.NewIndex()
+	} else if opts.Index != nil && opts.Index.TXID() == opts.At {
+		db.index = opts.Index
 	} else if db.index, err = opts.Log.Load(ctx, opts.At); err != nil {
 		return nil, err
 	}

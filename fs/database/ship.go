@@ -48,6 +48,17 @@ func (db *DB) Flush(ctx context.Context) error {
 	return nil
 }
 
+// Unshipped is how many pages were captured and not confirmed by the bucket.
+func (db *DB) Unshipped() int64 {
+	db.shipping.Lock()
+	defer db.shipping.Unlock()
+	n := db.stats.pendingPages.Load()
+	if db.inflight != nil {
+		n += int64(db.inflight.pages)
+	}
+	return n
+}
+
 func (db *DB) pending() bool {
 	db.capture.Lock()
 	defer db.capture.Unlock()

@@ -143,23 +143,19 @@ func TestRenameWhileFilesAreShipped(t *testing.T) {
 func TestTakeOverFromAnOwnerThatIsAlive(t *testing.T) {
 	dir := t.TempDir()
 	b := openBucket(t, dir)
-	first := boot(t, dir, b, volume.Options{ShipInterval: tick}, true)
+	first := boot(t, dir, b, sure(volume.Options{ShipInterval: tick}), true)
 	home := first.MakeTenant(t, "acme")
 	mounttest.SQL(t, filepath.Join(home, "main.sqlite3"), "create table t(a); insert into t values(1);")
 	first.WaitShipped(t, "acme")
 
 	second := boot(t, t.TempDir(), b, volume.Options{}, true)
 	there := filepath.Join(second.FS.Dir, "acme")
-	if _, err := os.ReadDir(there); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(home, "late.txt"), []byte("late"), 0o644); err != nil {
-		t.Logf("the owner before: %v", err)
-	}
-	eventually(t, "the owner before is fenced, or has shipped", func() bool {
-		return tenantState(first) == "fenced" || first.Volume.Shipped("acme")
-	})
+	disown(t, b, first)
 	mounttest.SQL(t, filepath.Join(there, "main.sqlite3"), "insert into t values(2);")
+	if err := os.WriteFile(filepath.Join(home, "late.txt"), []byte("late"), 0o644); err != nil {
+		t.Errorf("the owner before: %v", err)
+	}
+	eventually(t, "the owner before is fenced", func() bool { return len(first.Volume.Lost()) == 1 })
 	if err := second.halt(20 * time.Second); err != nil {
 		t.Errorf("the owner: %v", err)
 	}

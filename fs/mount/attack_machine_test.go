@@ -92,6 +92,24 @@ func (m *machine) stop(t testing.TB) {
 	}
 }
 
+// sure is a machine that will not look whether its lease still stands: only the
+// log can teach it that it has lost a tenant.
+func sure(o volume.Options) volume.Options {
+	o.Heartbeat, o.Lease = time.Minute, 2*time.Minute
+	return o
+}
+
+// disown makes a machine look dead to all others, by a heartbeat of a session
+// that owns nothing.
+func disown(t testing.TB, b bucket.Bucket, m *machine) {
+	t.Helper()
+	id := m.Volume.Machine()
+	body := fmt.Sprintf(`{"machine":%q,"session":"another","lease":100}`, id)
+	if _, err := b.Put(t.Context(), "machines/"+id+".json", strings.NewReader(body), bucket.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // state is what a database holds for a machine that has nothing but the bucket.
 func state(t testing.TB, b bucket.Bucket, tenant, name, query string) string {
 	t.Helper()

@@ -33,7 +33,7 @@ var (
 func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	h, err := f.open(ctx, f.path(), int(flags)&^(syscall.O_CREAT|syscall.O_EXCL), 0, f.StableAttr().Ino)
 	if err != nil {
-		f.ops.logger.Warn("cannot open", "tenant", f.tenant, "path", f.path(), "err", err)
+		f.ops.logger.Debug("cannot open", "tenant", f.tenant, "path", f.path(), "err", err)
 		return nil, 0, errors.Errno(err)
 	}
 	if h.Stale {

@@ -62,7 +62,7 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	if tenantid.Check(name) != nil {
 		return nil, syscall.ENOENT
 	}
-	if _, err := r.ops.volume.Tenant(ctx, name); err != nil {
+	if _, err := r.ops.volume.Expect(ctx, name); err != nil {
 		return nil, errors.Errno(err)
 	}
 	return r.child(ctx, name, out), 0

@@ -7,8 +7,26 @@
 // or goes. Every write is conditional on the version that was read, so that of
 // two machines that want a tenant one gets it.
 //
-// Limitations: there is no heartbeat yet. A tenant whose owner did not release
-// it is taken over at once; the owner before is fenced by its next write.
+// The owner is one run of atc. It may believe so as long as its [Lease] is
+// valid, which is one object a machine, machines/<machine>.json, written again
+// every few seconds while anything is owned. Others take the tenant when their
+// [Watcher] finds that object unchanged for a lease. The lease is for stopping
+// in time and for taking over; what makes it safe, whatever clocks and networks
+// do, is the record's epoch and the log (see PutBarrier of fs/database).
+// model_test.go explores all interleavings of both.
+//
+//	lease := tenant.NewLease(b, tenant.LeaseOptions{Machine: "m1", Session: rand.Text()})
+//	registry := tenant.NewRegistry(b, lease, tenant.NewWatcher(b, 0, nil), time.Now)
+//	release, err := lease.Hold(ctx)
+//	held, before, err := registry.Acquire(ctx, "acme", nil)
+//
+// # Limitations
+//
+// Clocks of different machines may run at different speeds by less than what a
+// request takes; a machine whose clock stands still is fenced by the log only.
+// Two runs with one machine ID end the earlier one: IDs must be unique. An
+// owner whose clock of the store is wrong by leases is taken over early, safely.
+// A record holds at most 16 MiB, about 50,000 databases.
 package tenant
 
 import (
@@ -41,6 +59,7 @@ type Owner struct {
 type Database struct {
 	Folder   string    `json:"folder"`         // below tenants/<id>/db/
 	TXID     ltx.TXID  `json:"txid,omitempty"` // at release; what came later is in the log
+	Head     int64     `json:"head,omitempty"` // at release, bytes of the head object; 0 unknown
 	PageSize int       `json:"page_size,omitempty"`
 	Pages    uint32    `json:"pages,omitempty"`
 	Mode     uint32    `json:"mode"` // permission bits

@@ -3,10 +3,8 @@ package tenant
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,26 +16,41 @@ import (
 // This file defines the registry: the records of all tenants in one bucket, as
 // one run of atc reads and writes them.
 
-// maxRecord bounds how large a record that is read may be.
-const maxRecord = 16 << 20
-
 // Registry reads and writes records on behalf of one session of a machine. Its
 // methods may be called concurrently.
 type Registry struct {
-	bucket bucket.Bucket
-	owner  Owner
-	now    func() time.Time
+	bucket  bucket.Bucket
+	lease   *Lease
+	watcher *Watcher
+	now     func() time.Time
 }
 
-// NewRegistry returns the registry of b for a machine and its session.
-func NewRegistry(b bucket.Bucket, machine, session string, now func() time.Time) *Registry {
-	return &Registry{bucket: b, owner: Owner{Machine: machine, Session: session}, now: now}
+// NewRegistry returns the registry of b for the session whose lease it is. What
+// needs the lease checks it, so b is no [Leased] one. Lease and watcher may be
+// nil for who only lists, loads and creates.
+func NewRegistry(b bucket.Bucket, lease *Lease, watcher *Watcher, now func() time.Time) *Registry {
+	return &Registry{bucket: b, lease: lease, watcher: watcher, now: now}
+}
+
+// ours reports whether a record names this session.
+func (r *Registry) ours(o *Owner) bool {
+	return o != nil && o.Machine == r.lease.Machine() && o.Session == r.lease.Session()
+}
+
+// check returns nil while the lease is valid.
+func (r *Registry) check() error {
+	if r.lease == nil {
+		return errors.E("check lease", "", errors.Invalid, fmt.Errorf("this registry has none"))
+	}
+	return r.lease.Check()
 }
 
 // Held is a record together with the version that was read or written last.
+// It is not safe for concurrent use.
 type Held struct {
 	Record
 	etag string
+	term uint64 // of the lease in which it was known to be ours
 }
 
 // List yields the IDs of all tenants that have anything in the bucket, removed
@@ -75,48 +88,15 @@ func (r *Registry) load(ctx context.Context, id string) (*Held, error) {
 		return nil, errors.E("load tenant", id, errors.Other, err)
 	}
 	defer body.Close()
-	b, err := io.ReadAll(io.LimitReader(body, maxRecord))
+	b, err := io.ReadAll(io.LimitReader(body, maxRecord+1))
 	if err != nil {
 		return nil, errors.E("load tenant", id, errors.Unavailable, err)
 	}
-	h := &Held{etag: info.ETag}
-	if err := json.Unmarshal(b, &h.Record); err != nil {
+	record, err := parseRecord(b, id)
+	if err != nil {
 		return nil, errors.E("load tenant", id, errors.Corrupt, err)
 	}
-	if h.Tenant != id {
-		return nil, errors.E("load tenant", id, errors.Corrupt, fmt.Errorf("the record is that of %q", h.Tenant))
-	}
-	databases := make(map[string]*Database, len(h.Databases))
-	for text, d := range h.Databases {
-		path, ok := parsePathText(text)
-		if !ok || d == nil || !soundPath(path) || !soundFolder(d.Folder) {
-			return nil, errors.E("load tenant", id, errors.Corrupt, fmt.Errorf("database %q in folder %+v", text, d))
-		}
-		databases[path] = d
-	}
-	h.Databases = databases
-	for i, removed := range h.Removed {
-		h.Removed[i].Path, _ = parsePathText(removed.Path) // only for people and undoing: it is checked there
-	}
-	return h, nil
-}
-
-// soundPath reports whether a path from the bucket stays inside the tenant's
-// folder.
-func soundPath(path string) bool {
-	if path == "" || len(path) > 4096 || strings.ContainsRune(path, 0) {
-		return false
-	}
-	for segment := range strings.SplitSeq(path, "/") {
-		if segment == "" || segment == "." || segment == ".." || len(segment) > 255 {
-			return false
-		}
-	}
-	return true
-}
-
-func soundFolder(folder string) bool {
-	return soundPath(folder) && !strings.Contains(folder, "/")
+	return &Held{Record: record, etag: info.ETag}, nil
 }
 
 // Create makes a tenant without databases. It fails with Exist for one that is
@@ -141,45 +121,109 @@ func (r *Registry) Create(ctx context.Context, id string) error {
 	return nil
 }
 
-// Acquire makes this session the owner of a tenant. It returns the record as it
-// is then, and the one before, from which the caller learns how it was left.
-func (r *Registry) Acquire(ctx context.Context, id string) (held *Held, before Record, err error) {
+// Acquire makes this session the owner of a tenant, within a valid lease. It
+// returns the record as it is then, and the one before, from which the caller
+// learns how it was left. Loaded, if not nil, is the record as just read, which
+// saves reading it; it stays as it is. Acquire fails with Busy while another
+// session that is alive owns the tenant. After an Unavailable the outcome is
+// unknown: acquire again, or the tenant may stay ours without being served.
+func (r *Registry) Acquire(ctx context.Context, id string, loaded *Held) (held *Held, before Record, err error) {
 	const tries = 8
+	h := loaded
 	for range tries {
-		h, err := r.Load(ctx, id)
-		if err != nil {
-			return nil, Record{}, err
+		if h == nil {
+			if h, err = r.Load(ctx, id); err != nil {
+				return nil, Record{}, err
+			}
 		}
-		before = h.Record
-		next := h.Record
+		if err := r.check(); err != nil {
+			return nil, Record{}, errors.E("acquire tenant", id, errors.Other, err)
+		}
+		term := r.lease.Term()
+		if err := r.free(ctx, h); err != nil {
+			return nil, Record{}, errors.E("acquire tenant", id, errors.Other, err)
+		}
+		// Judging may have taken long.
+		if err := r.check(); err != nil {
+			return nil, Record{}, errors.E("acquire tenant", id, errors.Other, err)
+		}
+		next := h.clone()
 		next.Epoch++
-		owner := r.owner
-		owner.Since = r.now()
-		next.Owner, next.Released = &owner, time.Time{}
-		err = r.put(ctx, h, next)
+		next.Owner = &Owner{Machine: r.lease.Machine(), Session: r.lease.Session(), Since: r.now()}
+		next.Released = time.Time{}
+		taken := &Held{Record: h.Record, etag: h.etag, term: term}
+		err = r.put(ctx, taken, next)
 		if err == nil {
-			return h, before, nil
+			return taken, h.Record, nil
 		}
 		if !errors.Is(errors.Condition, err) {
 			return nil, Record{}, errors.E("acquire tenant", id, errors.Other, err)
 		}
+		h = nil
 	}
 	return nil, Record{}, errors.E("acquire tenant", id, errors.Busy, fmt.Errorf("its record kept changing"))
 }
 
+// free fails with Busy when a session that is not ours owns h and is alive.
+func (r *Registry) free(ctx context.Context, h *Held) error {
+	if h.Owner == nil || r.ours(h.Owner) {
+		return nil
+	}
+	v, err := r.watcher.Judge(ctx, *h.Owner)
+	if err != nil || v.Dead {
+		return err
+	}
+	return errors.E("take over", h.Tenant, errors.Busy,
+		fmt.Errorf("machine %.128q owns it in epoch %d since %s and %s", h.Owner.Machine, h.Epoch, h.Owner.Since.UTC().Format(time.RFC3339), v.Why))
+}
+
+// Check returns nil while the tenant may be served: the lease is valid and did
+// not lapse since Acquire or Mine. It asks no bucket. After a lapse it fails with
+// Unavailable until Mine has succeeded.
+func (r *Registry) Check(h *Held) error {
+	err := r.check()
+	if err == nil && r.lease.Term() != h.term {
+		err = errors.E("check owner of tenant", h.Tenant, errors.Unavailable,
+			fmt.Errorf("the lease lapsed, and its record was not looked at since"))
+	}
+	return err
+}
+
+// Mine returns nil if the tenant is still ours in h's epoch, which is to be
+// asked after a lapse of the lease, before anything is served again. It fails
+// with Fenced if it is not, and with Unavailable if the lease lapsed again
+// meanwhile. It writes the record: somebody who found us dead may have a write
+// of it on its way, which a mere look would let pass later.
+func (r *Registry) Mine(ctx context.Context, h *Held) error {
+	if !r.ours(h.Owner) {
+		return errors.E("check owner of tenant", h.Tenant, errors.Fenced, fmt.Errorf("it was not ours"))
+	}
+	term := r.lease.Term()
+	err := r.Update(ctx, h, func(next *Record) {
+		next.Owner = &Owner{Machine: r.lease.Machine(), Session: r.lease.Session(), Since: r.now()} // other bytes, another version
+	})
+	switch {
+	case errors.Is(errors.NotExist, err):
+		return errors.E("check owner of tenant", h.Tenant, errors.Fenced, err)
+	case err != nil:
+		return err
+	}
+	h.term = term
+	return r.Check(h)
+}
+
 // Update writes what change makes of the record. It fails with Fenced when
-// another session has taken the tenant. Change may be called again, on what an
+// another session has taken the tenant, and as [Lease.Check] does without a
+// valid lease. Change may be called again, on what an
 // earlier attempt wrote whose answer was lost.
 func (r *Registry) Update(ctx context.Context, h *Held, change func(*Record)) error {
 	const tries = 2
 	var err error
 	for range tries {
-		next := h.Record
-		next.Databases = make(map[string]*Database, len(h.Databases))
-		for path, d := range h.Databases {
-			copied := *d
-			next.Databases[path] = &copied
+		if err := r.check(); err != nil {
+			return errors.E("update tenant", h.Tenant, errors.Other, err)
 		}
+		next := h.clone()
 		change(&next)
 		err = r.put(ctx, h, next)
 		if !errors.Is(errors.Condition, err) {
@@ -191,9 +235,10 @@ func (r *Registry) Update(ctx context.Context, h *Held, change func(*Record)) er
 		}
 		// Nobody but us writes a record of our epoch: a new owner counts it up.
 		if there.Epoch != h.Epoch {
-			return errors.E("update tenant", h.Tenant, errors.Fenced, err)
+			return errors.E("update tenant", h.Tenant, errors.Fenced,
+				fmt.Errorf("its record is in epoch %d, not %d: %w", there.Epoch, h.Epoch, err))
 		}
-		*h = *there
+		h.Record, h.etag = there.Record, there.etag
 	}
 	if err != nil {
 		return errors.E("update tenant", h.Tenant, errors.Other, err)
@@ -204,18 +249,9 @@ func (r *Registry) Update(ctx context.Context, h *Held, change func(*Record)) er
 // put writes next in place of the version that h has. That the object has
 // exactly our bytes after a conflict means that an earlier answer was lost.
 func (r *Registry) put(ctx context.Context, h *Held, next Record) error {
-	stored := next
-	stored.Databases = make(map[string]*Database, len(next.Databases))
-	for path, d := range next.Databases {
-		stored.Databases[pathText(path)] = d
-	}
-	stored.Removed = slices.Clone(next.Removed)
-	for i := range stored.Removed {
-		stored.Removed[i].Path = pathText(stored.Removed[i].Path)
-	}
-	b, err := json.MarshalIndent(stored, "", "  ")
+	b, err := encodeRecord(next)
 	if err != nil {
-		return fmt.Errorf("encode record of %s: %w", next.Tenant, err)
+		return err
 	}
 	key := recordKey(next.Tenant)
 	info, err := r.bucket.Put(ctx, key, bytes.NewReader(b), bucket.PutOptions{IfNoneMatch: h.etag == "", IfMatch: h.etag})
@@ -242,7 +278,7 @@ func (r *Registry) holds(ctx context.Context, key string, want []byte) (etag str
 		return "", false, err
 	}
 	defer body.Close()
-	b, err := io.ReadAll(io.LimitReader(body, maxRecord))
+	b, err := io.ReadAll(io.LimitReader(body, maxRecord+1))
 	if err != nil {
 		return "", false, errors.E("get", key, errors.Unavailable, err)
 	}

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	stderrors "errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,7 +48,9 @@ func (v *Volume) judge(local localState, before tenant.Record) trust {
 	return strange
 }
 
-func (t *Tenant) acquire(ctx context.Context) error {
+// acquire takes the tenant within the lease that unhold lets go of. What can be
+// read without being the owner is read meanwhile: see arrival.
+func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) error {
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
 		return errors.E("open tenant", t.id, errors.Other, err)
 	}
@@ -64,17 +67,22 @@ func (t *Tenant) acquire(ctx context.Context) error {
 			return errors.E("open tenant", t.id, errors.Other, err)
 		}
 	}
-	held, before, err := t.v.registry.Acquire(ctx, t.id)
+	a, err := t.arrive(ctx, path)
 	if err != nil {
+		if errors.Is(errors.Busy, err) && local.Ready && !local.Clean {
+			// Whoever has it took it from us, or from who had it after us.
+			return stderrors.Join(err, t.keepStrange(local, err))
+		}
 		return err
 	}
+	held, before, index := a.held, a.before, a.files
 	worth := t.v.judge(local, before)
 	if before.Owner != nil && worth != ahead {
 		t.v.opts.Logger.Warn("taking over a tenant that its owner did not release",
 			"tenant", t.id, "owner", before.Owner.Machine, "since", before.Owner.Since, "epoch", before.Epoch)
 	}
 	if worth == strange {
-		if err := t.setAside(); err != nil {
+		if err := t.keepStrange(local, fmt.Errorf("it was owned by machine %q in between", ownerOf(before))); err != nil {
 			return errors.E("open tenant", t.id, errors.Other, err)
 		}
 		local, worth = localState{}, cold
@@ -86,10 +94,6 @@ func (t *Tenant) acquire(ctx context.Context) error {
 		if err := local.write(t.dir); err != nil {
 			return errors.E("open tenant", t.id, errors.Other, err)
 		}
-	}
-	index, err := t.contents.Load(ctx)
-	if err != nil {
-		return err
 	}
 	unclean := before.Owner != nil
 	if unclean {
@@ -115,7 +119,7 @@ func (t *Tenant) acquire(ctx context.Context) error {
 			root.Close()
 		}
 	}()
-	t.root, t.epoch = root, held.Epoch
+	t.root, t.epoch, t.unhold = root, held.Epoch, unhold
 	t.held, t.local = held, localState{
 		Epoch: held.Epoch, Session: t.v.session, Boot: t.v.boot,
 		Ready:     worth == ahead, // else not before the tree is laid out
@@ -142,8 +146,11 @@ func (t *Tenant) acquire(ctx context.Context) error {
 		return errors.E("open tenant", t.id, errors.Other, err)
 	}
 	if !unclean {
-		for _, e := range t.databases {
+		for p, e := range t.databases {
 			e.at = e.record.TXID
+			if p == path {
+				e.index = a.index
+			}
 		}
 	}
 	t.files.index, t.files.dirty = index, unclean
@@ -168,19 +175,22 @@ func (t *Tenant) survey(ctx context.Context, held *tenant.Held) error {
 	return nil
 }
 
-// setAside moves everything local of a tenant out of the way, where it stays.
-func (t *Tenant) setAside() error {
-	lost := filepath.Join(t.v.opts.Cache, "lost")
-	if err := os.MkdirAll(lost, 0o700); err != nil {
-		return fmt.Errorf("keep local files aside: %w", err)
+// keepStrange keeps the local files of a run that lost the tenant, and reports
+// them.
+func (t *Tenant) keepStrange(local localState, cause error) error {
+	folder, err := t.setAside()
+	if err != nil {
+		return err
 	}
-	to := filepath.Join(lost, t.id+"-"+t.v.opts.Now().UTC().Format("20060102T150405.000"))
-	if err := os.Rename(t.dir, to); err != nil {
-		return fmt.Errorf("keep local files aside: %w", err)
+	t.v.report(Lost{ID: t.id, At: t.v.opts.Now(), Epoch: local.Epoch, Folder: folder, Err: cause})
+	return nil
+}
+
+func ownerOf(r tenant.Record) string {
+	if r.Owner == nil {
+		return ""
 	}
-	t.v.opts.Logger.Warn("local files of a run that did not end cleanly may hold commits that were not shipped; they are kept",
-		"tenant", t.id, "folder", to)
-	return os.MkdirAll(t.dir, 0o700)
+	return r.Owner.Machine
 }
 
 // layOut makes the tree show what record and file index say, with holes for

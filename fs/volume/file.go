@@ -45,8 +45,9 @@ type Handle struct {
 // OpenFile opens a path, with the flags of open(2). It fetches what must be
 // known first: the page index of a database, or the content of a plain file.
 // Serial is the number that the kernel knows the file by, 0 for none yet. It
-// fails with ESTALE where somebody knows the file by another one meanwhile: the
-// kernel keeps locks by that number, and looks again.
+// fails with ESTALE where the file is gone or somebody knows it by another
+// number meanwhile, since the kernel keeps locks by that number: it looks again
+// then.
 func (t *Tenant) OpenFile(ctx context.Context, path string, flags int, mode uint32, serial uint64) (*Handle, error) {
 	leave, err := t.enterOwned(ctx, path)
 	if err != nil {
@@ -61,6 +62,9 @@ func (t *Tenant) OpenFile(ctx context.Context, path string, flags int, mode uint
 		return nil, errors.E("open", t.name(path), errors.Other, err)
 	}
 	f, stale, err := t.openShared(path, created, serial)
+	if os.IsNotExist(err) && serial != 0 {
+		err = syscall.ESTALE // the kernel remembers a name that is gone
+	}
 	if err != nil {
 		return nil, errors.E("open", t.name(path), errors.Other, err)
 	}
@@ -344,13 +348,6 @@ func (h *Handle) Sync(ctx context.Context, dataOnly bool) error {
 		return db.Sync()
 	}
 	return nil
-}
-
-// usable fails with Fenced once the tenant is another machine's.
-func (t *Tenant) usable() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.lost
 }
 
 // Truncate sets the file's size.

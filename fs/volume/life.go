@@ -31,6 +31,18 @@ func (v *Volume) Do(ctx context.Context, id string, do func(*Tenant) error) erro
 	}
 }
 
+// Take makes a tenant ours. It fails with Busy while another machine has it.
+func (v *Volume) Take(ctx context.Context, id string) error {
+	v.lease.Want()
+	return v.Do(ctx, id, func(t *Tenant) error {
+		leave, err := t.enterOwned(ctx, "")
+		if err == nil {
+			leave()
+		}
+		return err
+	})
+}
+
 // enter keeps the tenant from being released until leave is called. While it is
 // being released it waits for the end of that.
 func (t *Tenant) enter(ctx context.Context) (leave func(), err error) {
@@ -101,18 +113,24 @@ func (t *Tenant) retire(now time.Time) {
 }
 
 // leaveIdle releases a tenant that is ours and was not used for d, and reports
-// whether it began to. Done is called at the end with what went wrong. Tenant.mu
-// is held.
-func (t *Tenant) leaveIdle(now time.Time, d time.Duration, done func(error)) bool {
+// whether it began to. Tenant.mu is held.
+func (t *Tenant) leaveIdle(now time.Time, d time.Duration) bool {
 	if t.held == nil || t.lost != nil || now.Before(t.leaveShip.notUntil) || !t.idle(now, d) {
 		return false
 	}
+	t.end(func() error { return t.release(t.v.ctx) })
+	return true
+}
+
+// end runs what makes the tenant ours no more, while who wants to use it waits.
+// Tenant.mu is held.
+func (t *Tenant) end(do func() error) {
 	left := make(chan struct{})
 	t.leaving = left
 	t.v.work.Add(1)
 	go func() {
 		defer t.v.work.Done()
-		err := t.release(t.v.ctx)
+		err := do()
 		t.mu.Lock()
 		if err == nil {
 			t.gone = true
@@ -125,11 +143,7 @@ func (t *Tenant) leaveIdle(now time.Time, d time.Duration, done func(error)) boo
 		if fn := t.v.released.Load(); err == nil && fn != nil {
 			(*fn)(t.id)
 		}
-		if done != nil {
-			done(err)
-		}
 	}()
-	return true
 }
 
 // drop makes the volume forget a Tenant.

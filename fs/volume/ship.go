@@ -66,10 +66,17 @@ func (t *Tenant) tick(ships *sync.WaitGroup) {
 	if t.held == nil {
 		t.retire(now)
 	}
-	if t.held == nil || t.lost != nil || t.leaving != nil {
+	if t.held == nil || t.leaving != nil {
 		return
 	}
-	if t.leaveIdle(now, t.v.opts.ReleaseAfter, nil) {
+	if t.lost != nil {
+		t.dropOrphans()
+		if t.idle(now, 0) {
+			t.end(t.bury)
+		}
+		return
+	}
+	if t.leaveIdle(now, t.v.opts.ReleaseAfter) {
 		return
 	}
 	start := func(s *shipState, do func(context.Context) error) {
@@ -300,7 +307,7 @@ func (t *Tenant) release(ctx context.Context) error {
 		return nil
 	}
 	if lost != nil {
-		return lost
+		return t.bury()
 	}
 	if err := t.shipAll(ctx); err != nil {
 		return err
@@ -327,9 +334,7 @@ func (t *Tenant) release(ctx context.Context) error {
 	defer t.mu.Unlock()
 	t.held = nil
 	defer t.root.Close()
-	if t.unhold != nil {
-		t.unhold()
-	}
+	t.unhold()
 	if err := t.root.sync(); err != nil {
 		return err
 	}

@@ -15,13 +15,15 @@ type Stat struct {
 	Machine, Session string
 	Cache, Store     string
 	Bucket           bucket.Counts // since the volume was opened
+	Lease            error         // why nothing may be served now; nil if it may
 	Tenants          []TenantStat
+	Lost             []Lost
 }
 
 // TenantStat is one tenant that was used in this run.
 type TenantStat struct {
 	ID           string
-	State        string // unopened, open or fenced
+	State        string // unopened, open, suspended or fenced
 	Epoch        uint64
 	Bucket       bucket.Counts
 	Files        int  // plain files, folders and symlinks that the bucket's index names
@@ -43,7 +45,12 @@ type DatabaseStat struct {
 func (v *Volume) Stat(id string) Stat {
 	s := Stat{
 		Machine: v.machine, Session: v.session, Cache: v.opts.Cache, Store: v.opts.Bucket.URL(),
-		Bucket: v.counters.Snapshot(),
+		Bucket: v.counters.Snapshot(), Lease: v.lease.Check(),
+	}
+	for _, l := range v.Lost() {
+		if id == "" || l.ID == id {
+			s.Lost = append(s.Lost, l)
+		}
 	}
 	for _, t := range v.all() {
 		if id == "" || t.id == id {
@@ -65,8 +72,11 @@ func (t *Tenant) stat() TenantStat {
 	if t.held != nil {
 		s.State, s.Epoch = "open", t.epoch
 	}
-	if t.lost != nil {
+	switch {
+	case t.lost != nil:
 		s.State = "fenced"
+	case t.suspended:
+		s.State = "suspended"
 	}
 	for path, e := range t.databases {
 		d := DatabaseStat{Path: path, Bucket: e.counters.Snapshot()}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,8 +28,9 @@ type Tenant struct {
 	counters bucket.Counters
 	contents *tenant.Files
 
-	owning sync.Mutex // one acquisition at a time
-	root   tree       // the local files, while held is set
+	owning     sync.Mutex // one acquisition at a time
+	complained time.Time  // when a failed one was logged; protected by owning
+	root       tree       // the local files, while held is set
 
 	viewing sync.Mutex // protects view
 	view    *view      // what is shown while the tenant is not ours
@@ -38,6 +40,8 @@ type Tenant struct {
 	epoch     uint64       // of our ownership
 	unhold    func()       // lets go of the machine's lease
 	lost      error        // why the tenant is ours no more
+	suspended bool         // the lease had lapsed, and the record was not asked since
+	lapses    int          // of the lease, while the tenant was ours
 	local     localState
 	databases map[string]*entry // by path
 	open      map[uint64]*File  // files with handles, by inode
@@ -68,12 +72,13 @@ type entry struct {
 	path   string
 	folder string
 	record tenant.Database
-	db     *database.DB // nil while closed
-	at     history.TXID // where an index in the bucket is known to stand; 0 to look
-	fresh  bool         // the bucket has nothing of it
-	keep   bool         // the local file is of this database
-	clean  bool         // with keep: exactly as at the transaction at
-	gone   bool         // removed from the tenant
+	db     *database.DB   // nil while closed
+	at     history.TXID   // where an index in the bucket is known to stand; 0 to look
+	index  *history.Index // the index there, for the next opening; nil to load it
+	fresh  bool           // the bucket has nothing of it
+	keep   bool           // the local file is of this database
+	clean  bool           // with keep: exactly as at the transaction at
+	gone   bool           // removed from the tenant
 	idle   time.Time
 	ship   shipState
 }
@@ -124,11 +129,33 @@ func (t *Tenant) own(ctx context.Context, path string) error {
 	// half done for that.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	if err := t.acquire(ctx); err != nil {
-		t.v.opts.Logger.Error("cannot open tenant", "tenant", t.id, "err", err)
+	unhold, err := t.v.lease.Hold(ctx)
+	if err == nil {
+		err = t.acquire(ctx, path, unhold)
+	}
+	if err != nil {
+		if unhold != nil {
+			unhold()
+		}
+		t.complain(err)
 		return err
 	}
 	return nil
+}
+
+// complain logs why the tenant cannot be opened; programs try again and again,
+// and once a second is enough. Tenant.owning is held.
+func (t *Tenant) complain(err error) {
+	now := t.v.opts.Now()
+	if now.Sub(t.complained) < time.Second {
+		return
+	}
+	t.complained = now
+	level := slog.LevelError
+	if errors.Is(errors.Busy, err) {
+		level = slog.LevelWarn
+	}
+	t.v.opts.Logger.Log(context.Background(), level, "cannot open tenant", "tenant", t.id, "err", err)
 }
 
 // newEntry makes the database that begins with the file at path. Nothing is in
@@ -161,6 +188,7 @@ func (e *entry) options() database.Options {
 		Dir:          t.databaseDir(e.folder),
 		Log:          history.NewLog(t.v.bucketFor(&t.counters, &e.counters), tenant.DatabaseFolder(t.id, e.folder)),
 		At:           e.at,
+		Index:        e.index,
 		Epoch:        t.epoch,
 		New:          e.fresh,
 		Keep:         e.keep,
@@ -199,6 +227,7 @@ func (e *entry) openLocked(ctx context.Context) (*database.DB, error) {
 		return db, err
 	}
 	opts := e.options()
+	e.index = nil
 	t.mu.Unlock()
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, errors.E("open database", opts.Name, errors.Other, err)
@@ -221,18 +250,6 @@ func (e *entry) openLocked(ctx context.Context) (*database.DB, error) {
 		db.HydrateAfter(after)
 	}
 	return db, nil
-}
-
-// fence notes that another machine has the tenant now. Nothing of it is opened
-// or synced any more; what was not shipped stays in the cache folder.
-func (t *Tenant) fence(cause error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.lost == nil {
-		t.lost = errors.E("use tenant", t.id, errors.Fenced, cause)
-		t.v.opts.Logger.Error("tenant was taken over by another machine; commits that were not shipped are kept here",
-			"tenant", t.id, "folder", t.dir, "err", cause)
-	}
 }
 
 // sidecarOf returns the database that the file at path stands beside, and its

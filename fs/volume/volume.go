@@ -11,13 +11,16 @@
 // a hole of the right size, so that names, sizes and times are answered by the
 // local filesystem and nothing is fetched to list a folder.
 //
-// Limitations: a tenant stays owned until the volume is closed. Hard links,
-// devices and extended attributes are refused.
+// A tenant is ours from the first file that is opened until nothing of it was
+// used for a while, and only as long as the machine's lease is confirmed.
+//
+// Limitations: hard links, devices and extended attributes are refused.
 package volume
 
 import (
 	"context"
 	"crypto/rand"
+	stderrors "errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -41,8 +44,12 @@ type Options struct {
 	Logger *slog.Logger
 
 	// Machine names this machine in the records; by default an ID that is made
-	// once and kept in the cache folder.
-	Machine string
+	// once and kept in the cache folder. Address and Region are told to other
+	// machines.
+	Machine, Address, Region string
+	// Heartbeat is how often the lease of this machine is renewed, and Lease how
+	// long it is good for; see [tenant.LeaseOptions].
+	Heartbeat, Lease time.Duration
 	// ShipInterval is how long a commit may wait for the bucket; 1 s by default.
 	ShipInterval time.Duration
 	// Commit makes every commit wait until the bucket has it: durability =
@@ -93,11 +100,13 @@ type Volume struct {
 	boot     string
 	lock     *os.File
 	registry *tenant.Registry
+	lease    *tenant.Lease
 	counters bucket.Counters
 
 	nextSerial  atomic.Uint64 // see Attr.Serial
 	passthrough atomic.Bool
 	released    atomic.Pointer[func(id string)]
+	fenced      atomic.Pointer[func(id string)]
 
 	ctx    context.Context // ends when the volume is closed
 	cancel context.CancelFunc
@@ -106,6 +115,7 @@ type Volume struct {
 	mu      sync.Mutex // protects what follows
 	tenants map[string]*Tenant
 	absent  map[string]time.Time // IDs that have no tenant, as of when
+	lost    []Lost
 }
 
 // Open takes the cache folder and starts to ship. What a run that did not end
@@ -136,8 +146,15 @@ func Open(ctx context.Context, opts Options) (_ *Volume, err error) {
 	if v.boot, err = bootID(); err != nil {
 		return nil, err
 	}
-	v.registry = tenant.NewRegistry(v.bucketFor(), v.machine, v.session, opts.Now)
 	v.ctx, v.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	plain := bucket.Count(opts.Bucket, &v.counters)
+	v.lease = tenant.NewLease(plain, tenant.LeaseOptions{
+		Machine: v.machine, Session: v.session, Address: opts.Address, Region: opts.Region,
+		Heartbeat: opts.Heartbeat, Lease: opts.Lease, Logger: opts.Logger,
+		Lapsed: v.lapsed, Renewed: v.renewed,
+	})
+	watcher := tenant.NewWatcher(plain, opts.Lease, nil)
+	v.registry = tenant.NewRegistry(v.bucketFor(), v.lease, watcher, opts.Now)
 	v.recover()
 	v.work.Add(1)
 	go v.shipLoop()
@@ -183,9 +200,10 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// bucketFor counts requests for the whole volume and for the given parts of it.
+// bucketFor counts requests for the whole volume and for the given parts of it,
+// and lets nothing be written but within our lease.
 func (v *Volume) bucketFor(parts ...*bucket.Counters) bucket.Bucket {
-	b := bucket.Count(v.opts.Bucket, &v.counters)
+	b := bucket.Count(tenant.Leased(v.opts.Bucket, v.lease), &v.counters)
 	for _, part := range parts {
 		b = bucket.Count(b, part)
 	}
@@ -196,9 +214,13 @@ func (v *Volume) bucketFor(parts ...*bucket.Counters) bucket.Bucket {
 // where [Handle.Direct] allows it. It is set before anything is opened.
 func (v *Volume) SetPassthrough(on bool) { v.passthrough.Store(on) }
 
-// OnRelease has fn called with each tenant that was released because nobody used
-// it. Whatever the caller remembers of it may change from then on.
+// OnRelease has fn called with each tenant that is ours no more. Whatever the caller remembers of it may change from then on.
 func (v *Volume) OnRelease(fn func(id string)) { v.released.Store(&fn) }
+
+// OnFence has fn called with each tenant that may not be used for now, or not any
+// more, because this machine cannot know that it still owns it: its processes
+// are to be ended.
+func (v *Volume) OnFence(fn func(id string)) { v.fenced.Store(&fn) }
 
 // CacheDir is the folder for everything local.
 func (v *Volume) CacheDir() string { return v.opts.Cache }
@@ -238,6 +260,15 @@ const (
 	// maxAbsent bounds how many such IDs are remembered.
 	maxAbsent = 10000
 )
+
+// Expect is Tenant for who is going to use it: the machine's lease is confirmed
+// meanwhile.
+func (v *Volume) Expect(ctx context.Context, id string) (*Tenant, error) {
+	if tenantid.Check(id) == nil {
+		v.lease.Want()
+	}
+	return v.Tenant(ctx, id)
+}
 
 // Exists reports whether there is a tenant of that ID. An ID that cannot be one
 // is Invalid and asks nobody.
@@ -301,6 +332,11 @@ func (v *Volume) Create(ctx context.Context, id string) (*Tenant, error) {
 	if err := tenantid.Check(id); err != nil {
 		return nil, err
 	}
+	unhold, err := v.lease.Hold(ctx)
+	if err != nil {
+		return nil, errors.E("create tenant", id, errors.Other, err)
+	}
+	defer unhold()
 	if err := v.registry.Create(ctx, id); err != nil {
 		return nil, err
 	}
@@ -337,6 +373,7 @@ func (v *Volume) Close(ctx context.Context) error {
 	v.cancel()
 	v.work.Wait()
 	err := v.releaseAll(ctx)
+	err = stderrors.Join(err, v.lease.Close(ctx, err == nil), v.lostErrors())
 	v.lock.Close()
 	return err
 }

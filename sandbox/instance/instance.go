@@ -22,6 +22,8 @@ type instance struct {
 
 	asked context.Context // ends when the instance must
 	ask   context.CancelFunc
+	hurry context.Context // ends when it must at once
+	rush  context.CancelFunc
 
 	started chan struct{} // closed when Starting is over
 	ended   chan struct{} // closed when everything is over
@@ -47,7 +49,8 @@ func (p *Pool) launch(t *tenant) *instance {
 	i.log = p.config.Logger.With("tenant", t.name, "instance", i.id)
 	i.stdout.log = i.log.With("stream", "stdout")
 	i.stderr.log = i.log.With("stream", "stderr")
-	i.asked, i.ask = context.WithCancel(p.hurry)
+	i.hurry, i.rush = context.WithCancel(p.hurry)
+	i.asked, i.ask = context.WithCancel(i.hurry)
 	p.running.Add(1)
 	go i.live()
 	return i
@@ -66,7 +69,7 @@ func (i *instance) become(s State) { i.state, i.since = s, i.pool.config.Now() }
 
 func (i *instance) live() {
 	defer i.pool.running.Done()
-	defer i.ask()
+	defer i.rush()
 	begin := time.Now()
 	closed, crash, err := i.start()
 	if err == nil {
@@ -104,7 +107,7 @@ func (i *instance) start() (closed func(), crash, err error) {
 		if err = healthy(ctx, process, config.HealthPath); err == nil {
 			return closed, nil, nil
 		}
-		if stopErr := process.Stop(i.pool.hurry, config.StopGrace); stopErr != nil {
+		if stopErr := process.Stop(i.hurry, config.StopGrace); stopErr != nil {
 			i.log.Error("instance does not end", "error", stopErr)
 		}
 		err = i.lastWords(err)
@@ -158,7 +161,7 @@ func (i *instance) serve() error {
 		case <-i.asked.Done():
 			i.log.Info("instance stops")
 		}
-		if err := i.process.Stop(i.pool.hurry, i.pool.config.StopGrace); err != nil {
+		if err := i.process.Stop(i.hurry, i.pool.config.StopGrace); err != nil {
 			i.log.Error("instance does not end", "error", err)
 		}
 		return nil

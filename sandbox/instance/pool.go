@@ -148,6 +148,17 @@ func (p *Pool) Stop(ctx context.Context, name string) error {
 	}
 }
 
+// Kill ends the tenant's instance at once, without a grace period and without
+// waiting: what it does from now on may do harm.
+func (p *Pool) Kill(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t := p.tenants[name]; t != nil && t.current != nil {
+		t.current.rush()
+		t.current.askToStop()
+	}
+}
+
 // Close refuses new requests, stops every instance side by side and returns
 // when all are reaped and closed. When ctx ends it kills what has not ended,
 // and still waits for that; the error is then ctx's.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"atc/fs/tenant"
 	"atc/policy"
 )
 
@@ -36,6 +37,13 @@ func (r *reader) check(c *Config) {
 	// Shorter, and the bucket is asked to take one object a commit.
 	r.duration("ship_interval", c.ShipInterval, 10*time.Millisecond)
 	r.durationOrNever("hydrate_after", c.HydrateAfter, time.Millisecond)
+	r.oneOf("durability", c.Durability, "async", "commit")
+	r.duration("heartbeat", c.Heartbeat, 100*time.Millisecond)
+	r.duration("lease", c.Lease, 100*time.Millisecond)
+	if c.Lease < 2*c.Heartbeat || c.Lease > tenant.MaxLease {
+		r.problem("lease", "%s does not fit: write at least two heartbeats (%s) and at most %s", c.Lease, 2*c.Heartbeat, tenant.MaxLease)
+	}
+	r.duration("release_after", c.ReleaseAfter, 100*time.Millisecond)
 	r.oneOf("passthrough", c.Passthrough, "auto", "off")
 	r.name("region", c.Region)
 	r.name("machine", c.Machine)

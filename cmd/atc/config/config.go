@@ -35,6 +35,10 @@ type Config struct {
 	Store        string        `toml:"store"`         // URL of the bucket: file:///... or s3://...
 	ShipInterval time.Duration `toml:"ship_interval"` // how long a commit may wait for the bucket
 	HydrateAfter time.Duration `toml:"hydrate_after"` // from opening a database to fetching the rest of it, or Never
+	Durability   string        `toml:"durability"`    // async or commit
+	Heartbeat    time.Duration `toml:"heartbeat"`     // how often this machine says that it is alive
+	Lease        time.Duration `toml:"lease"`         // after how long without one others take its tenants
+	ReleaseAfter time.Duration `toml:"release_after"` // from the last use of a tenant to its release
 	Passthrough  string        `toml:"passthrough"`   // auto or off
 	Region       string        `toml:"region"`        // where this machine is; may be empty
 	Machine      string        `toml:"machine"`       // name of this machine; empty: an ID kept in Cache

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"atc/fs/tenant"
 )
 
 // The one place where a key gets its default, each with the reason for it.
@@ -25,6 +27,11 @@ func defaults(env func(string) string, makeable func(string) bool) Config {
 		ShipInterval: time.Second,
 		// First come the pages that a just started application waits for.
 		HydrateAfter: 2 * time.Second,
+		Durability:   "async",
+		Heartbeat:    tenant.DefaultHeartbeat,
+		Lease:        tenant.DefaultLease,
+		// Longer than a visitor's pause, so that moving on costs nothing then.
+		ReleaseAfter: time.Minute,
 		Passthrough:  "auto", // native speed where the kernel has it
 		Region:       env("FLY_REGION"),
 		Machine:      env("FLY_MACHINE_ID"),
