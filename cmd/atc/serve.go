@@ -89,7 +89,7 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 		Volume: volume.Options{
 			Cache: c.Cache, Logger: logger, Machine: c.Machine, Region: c.Region,
 			ShipInterval: c.ShipInterval, HydrateAfter: c.HydrateAfter, Commit: c.Durability == "commit",
-			Heartbeat: c.Heartbeat, Lease: c.Lease, ReleaseAfter: c.ReleaseAfter,
+			Heartbeat: c.Heartbeat, Lease: c.Lease, ReleaseAfter: c.ReleaseAfter, CacheLimit: int64(c.CacheLimit),
 		},
 	})
 	if err != nil {

@@ -35,6 +35,14 @@ func (s fsStats) Stat(ctx context.Context, pattern string) (control.FSStat, erro
 		Machine: v.Machine, Session: v.Session, Mountpoint: s.mountpoint,
 		Cache: v.Cache, Store: v.Store, Bucket: bucketStat(v.Bucket), Tenants: []control.TenantStat{},
 	}
+	if out.Lease = "valid"; v.Lease != nil {
+		out.Lease = v.Lease.Error()
+	}
+	for _, l := range v.Lost {
+		out.Lost = append(out.Lost, control.LostStat{
+			Tenant: l.ID, At: l.At, Epoch: l.Epoch, Folder: l.Folder, Pages: l.Pages, Reason: l.Err.Error(),
+		})
+	}
 	for _, t := range v.Tenants {
 		ts := control.TenantStat{
 			ID: t.ID, State: control.TenantState(t.State), Epoch: t.Epoch,

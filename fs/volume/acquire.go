@@ -51,6 +51,7 @@ func (v *Volume) judge(local localState, before tenant.Record) trust {
 // acquire takes the tenant within the lease that unhold lets go of. What can be
 // read without being the owner is read meanwhile: see arrival.
 func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) error {
+	t.v.wake(t.id)
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
 		return errors.E("open tenant", t.id, errors.Other, err)
 	}

@@ -339,7 +339,11 @@ func (t *Tenant) release(ctx context.Context) error {
 		return err
 	}
 	t.local.Clean = true
-	return t.local.write(t.dir)
+	if err := t.local.write(t.dir); err != nil {
+		return err
+	}
+	t.v.rest(t.id, t.dir, t.v.opts.Now())
+	return nil
 }
 
 // releasePatiently tries until ctx ends while the bucket does not answer: this

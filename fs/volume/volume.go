@@ -64,6 +64,10 @@ type Options struct {
 	// ReleaseAfter is how long a tenant of which nothing is open stays ours; 60 s
 	// by default.
 	ReleaseAfter time.Duration
+	// CacheLimit is how many bytes of the disk the cache folder should take; 0
+	// for any number. Files of tenants in use are not counted out: see
+	// budget.go.
+	CacheLimit int64
 	// FaultTimeout bounds how long a read waits for the bucket; 30 s by default.
 	FaultTimeout time.Duration
 	// Now is the clock; time.Now by default.
@@ -116,6 +120,10 @@ type Volume struct {
 	tenants map[string]*Tenant
 	absent  map[string]time.Time // IDs that have no tenant, as of when
 	lost    []Lost
+	resting map[string]resting // by tenant
+	evicted int64              // tenants whose files were removed to keep the budget
+
+	crowded atomic.Bool // the disk budget is exceeded
 }
 
 // Open takes the cache folder and starts to ship. What a run that did not end
@@ -137,6 +145,7 @@ func Open(ctx context.Context, opts Options) (_ *Volume, err error) {
 	v := &Volume{
 		opts: opts, machine: opts.Machine, session: rand.Text(), lock: lock,
 		tenants: make(map[string]*Tenant), absent: make(map[string]time.Time),
+		resting: make(map[string]resting),
 	}
 	if v.machine == "" {
 		if v.machine, err = machineID(opts.Cache); err != nil {
@@ -156,6 +165,11 @@ func Open(ctx context.Context, opts Options) (_ *Volume, err error) {
 	watcher := tenant.NewWatcher(plain, opts.Lease, nil)
 	v.registry = tenant.NewRegistry(v.bucketFor(), v.lease, watcher, opts.Now)
 	v.recover()
+	if opts.CacheLimit > 0 {
+		v.findResting()
+		v.work.Add(1)
+		go v.budgetLoop()
+	}
 	v.work.Add(1)
 	go v.shipLoop()
 	return v, nil

@@ -38,6 +38,8 @@ func (w *world) Instances(context.Context) ([]InstanceStat, error) {
 }
 
 var example = FSStat{
+	Lease:   "valid",
+	Lost:    []LostStat{{Tenant: "hooli", At: time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC), Epoch: 4, Folder: "/cache/lost/hooli", Pages: 3}},
 	Machine: "m1", Session: "s1", Mountpoint: "/data", Cache: "/cache", Store: "file:///bucket",
 	Bucket: BucketStat{Get: 3, Put: 4, List: 1, Failed: 1, BytesIn: 5000, BytesOut: 6 << 20},
 	Tenants: []TenantStat{
@@ -176,7 +178,7 @@ func TestWrongRequestsGetJSONErrors(t *testing.T) {
 
 // What tools read must not change by accident.
 func TestJSONNames(t *testing.T) {
-	for _, message := range []any{Health{}, FSStat{}, BucketStat{}, TenantStat{}, FilesStat{}, DatabaseStat{}, InstanceStat{}} {
+	for _, message := range []any{Health{}, FSStat{}, LostStat{}, BucketStat{}, TenantStat{}, FilesStat{}, DatabaseStat{}, InstanceStat{}} {
 		typ := reflect.TypeOf(message)
 		for i := range typ.NumField() {
 			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
@@ -204,6 +206,7 @@ mount   /data
 cache   /cache
 store   file:///bucket
 bucket  3 get, 4 put, 1 list, 0 copy, 0 delete, 1 failed; 4.9 KiB in, 6.0 MiB out
+lease   valid
 
 TENANT   STATE     EPOCH  DATABASE            MODE              TXID  SHIPPED  PENDING               PAGES           FAULTS  P50/P99      FETCHED  REQUESTS
 acme     open      7      main.sqlite3        wal, passthrough  19    60s      2 pages, 8.0 KiB, 2s  250/1000 (25%)  12      1.5/20.2 ms  1.0 MiB  3
@@ -215,6 +218,7 @@ acme/main.sqlite3: 1 pages from the bucket were corrupt
 acme/main.sqlite3: degraded: synchronous=OFF
 acme: 1 of 3 plain files are not shipped yet
 globex: another machine has taken it over
+hooli: lost 60s ago in epoch 4; 3 captured pages and what else was not shipped are kept in /cache/lost/hooli
 `
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)

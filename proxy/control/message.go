@@ -23,7 +23,19 @@ type FSStat struct {
 	Cache      string       `json:"cache"` // folder
 	Store      string       `json:"store"` // URL without credentials
 	Bucket     BucketStat   `json:"bucket"`
+	Lease      string       `json:"lease"`   // "valid", or why nothing is served now
 	Tenants    []TenantStat `json:"tenants"` // sorted by ID
+	Lost       []LostStat   `json:"lost,omitempty"`
+}
+
+// LostStat is a tenant that another machine took over.
+type LostStat struct {
+	Tenant string    `json:"tenant"`
+	At     time.Time `json:"at"`               // when that was noticed
+	Epoch  uint64    `json:"epoch"`            // of the ownership that ended
+	Folder string    `json:"folder,omitempty"` // where what was not shipped is kept
+	Pages  int64     `json:"pages"`            // captured and never confirmed
+	Reason string    `json:"reason"`
 }
 
 // BucketStat counts requests to the bucket since atc began to count for the
@@ -51,6 +63,8 @@ const (
 	Open     TenantState = "open"     // owned by this machine
 	Released TenantState = "released" // was open, given back
 	Fenced   TenantState = "fenced"   // another machine took it
+	// Suspended is a tenant that may have been taken: the lease had lapsed.
+	Suspended TenantState = "suspended"
 )
 
 // TenantStat is one tenant.

@@ -21,7 +21,7 @@ func writeTable(w io.Writer, s FSStat, now time.Time) error {
 	var head strings.Builder
 	fmt.Fprintf(&head, "machine %s, session %s\n", plain(s.Machine), plain(s.Session))
 	fmt.Fprintf(&head, "mount   %s\ncache   %s\nstore   %s\n", plain(s.Mountpoint), plain(s.Cache), plain(s.Store))
-	fmt.Fprintf(&head, "bucket  %s\n\n", bucketText(s.Bucket))
+	fmt.Fprintf(&head, "bucket  %s\nlease   %s\n\n", bucketText(s.Bucket), plain(s.Lease))
 	if _, err := io.WriteString(w, head.String()); err != nil {
 		return err
 	}
@@ -50,6 +50,13 @@ func writeTable(w io.Writer, s FSStat, now time.Time) error {
 		if tenant.State == Fenced {
 			notes = append(notes, fmt.Sprintf("%s: another machine has taken it over", plain(tenant.ID)))
 		}
+	}
+	for _, l := range s.Lost {
+		kept := "everything had been shipped"
+		if l.Folder != "" {
+			kept = fmt.Sprintf("%d captured pages and what else was not shipped are kept in %s", l.Pages, plain(l.Folder))
+		}
+		notes = append(notes, fmt.Sprintf("%s: lost %s ago in epoch %d; %s", plain(l.Tenant), age(l.At, now), l.Epoch, kept))
 	}
 	if err := t.Flush(); err != nil {
 		return err

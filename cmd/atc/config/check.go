@@ -43,6 +43,9 @@ func (r *reader) check(c *Config) {
 	if c.Lease < 2*c.Heartbeat || c.Lease > tenant.MaxLease {
 		r.problem("lease", "%s does not fit: write at least two heartbeats (%s) and at most %s", c.Lease, 2*c.Heartbeat, tenant.MaxLease)
 	}
+	if c.CacheLimit != 0 {
+		r.size("cache_limit", c.CacheLimit, 16<<20, 1<<60)
+	}
 	r.duration("release_after", c.ReleaseAfter, 100*time.Millisecond)
 	r.oneOf("passthrough", c.Passthrough, "auto", "off")
 	r.name("region", c.Region)

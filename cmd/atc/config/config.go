@@ -39,6 +39,7 @@ type Config struct {
 	Heartbeat    time.Duration `toml:"heartbeat"`     // how often this machine says that it is alive
 	Lease        time.Duration `toml:"lease"`         // after how long without one others take its tenants
 	ReleaseAfter time.Duration `toml:"release_after"` // from the last use of a tenant to its release
+	CacheLimit   Size          `toml:"cache_limit"`   // what Cache should take of the disk; 0: any
 	Passthrough  string        `toml:"passthrough"`   // auto or off
 	Region       string        `toml:"region"`        // where this machine is; may be empty
 	Machine      string        `toml:"machine"`       // name of this machine; empty: an ID kept in Cache
