@@ -205,7 +205,22 @@ func TestDaemonProcess(t *testing.T) {
 		}
 		o.ShipInterval = d
 	}
-	m := boot(t, dir, openBucket(t, os.Getenv(daemonEnv+"_BUCKET")), o, os.Getenv(daemonEnv+"_CACHED") == "")
+	if s := os.Getenv(daemonEnv + "_LEASE"); s != "" {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Heartbeat, o.Lease = d/4, d
+	}
+	store := os.Getenv(daemonEnv + "_STORE")
+	if store == "" {
+		store = "file://" + filepath.Join(os.Getenv(daemonEnv+"_BUCKET"), "bucket")
+	}
+	b, err := bucket.Open(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := boot(t, dir, b, o, os.Getenv(daemonEnv+"_CACHED") == "")
 	fmt.Println("mounted")
 	m.Mount.Wait()
 }

@@ -1,10 +1,13 @@
-// Package s3test runs a real S3 server, versitygw, for tests.
+// Package s3test runs a real S3 server, versitygw, for tests and measurements,
+// and puts a network between it and its clients that is slow or breaks.
 //
 //	store, err := bucket.Open(t.Context(), s3test.Start(t))
+//	store, err := bucket.Open(t.Context(), s3test.Slow(t, s3test.Start(t), 20*time.Millisecond))
 //
 // The server keeps its objects in a folder of the test and ends with it. It is
 // found by the variable ATC_VERSITYGW, else as atc/bin/versitygw in the user's
-// cache folder, where `make tools` puts it.
+// cache folder, where `make tools` puts it. [Run] and [NewProxy] are the same
+// for who is not a test.
 //
 // # Limitations
 //
@@ -58,35 +61,60 @@ func Start(t testing.TB) string {
 		"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "BUCKET_NAME", "AWS_CA_BUNDLE"} {
 		t.Setenv(name, "")
 	}
+	s, err := run(path, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	t.Setenv("AWS_ACCESS_KEY_ID", s.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", s.SecretKey)
+	return s.URL()
+}
+
+// Server is a running S3 server with one bucket.
+type Server struct {
+	Endpoint             string // http://127.0.0.1:port
+	AccessKey, SecretKey string
+	stop                 func()
+}
+
+// Run runs a server that keeps its objects below folder, with an empty bucket,
+// until Close, or until this process ends.
+func Run(folder string) (*Server, error) {
+	path, err := server()
+	if err != nil {
+		return nil, fmt.Errorf("no S3 server: %w; run `make tools`", err)
+	}
+	return run(path, folder)
+}
+
+func run(path, folder string) (*Server, error) {
 	// A secret of its own keeps a test from using another test's server that
 	// took the same port.
-	secret := rand.Text()
-	t.Setenv("AWS_ACCESS_KEY_ID", accessKey)
-	t.Setenv("AWS_SECRET_ACCESS_KEY", secret)
-
-	folder := t.TempDir()
+	s := &Server{AccessKey: accessKey, SecretKey: rand.Text()}
 	// Between finding a free port and the server's using it, somebody else may
 	// take it.
 	var failure error
 	for range 5 {
-		endpoint, err := start(t, path, folder, secret)
-		if err == nil {
-			return fmt.Sprintf("s3://%s?endpoint=%s&region=%s", bucket, endpoint, region)
+		if failure = s.start(path, folder); failure == nil {
+			return s, nil
 		}
-		failure = err
 	}
-	t.Fatalf("starting %s: %v", path, failure)
-	return ""
+	return nil, fmt.Errorf("starting %s: %w", path, failure)
 }
+
+// URL names the bucket as bucket.Open wants it. The credentials are not in it.
+func (s *Server) URL() string {
+	return fmt.Sprintf("s3://%s?endpoint=%s&region=%s", bucket, s.Endpoint, region)
+}
+
+// Close ends the server. Its folder stays.
+func (s *Server) Close() { s.stop() }
 
 // server finds the program.
 func server() (string, error) {
 	path := os.Getenv("ATC_VERSITYGW")
-	if path == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return "", err
-		}
+	if cache, err := os.UserCacheDir(); path == "" && err == nil {
 		path = filepath.Join(cache, "atc", "bin", "versitygw")
 	}
 	_, err := os.Stat(path)
@@ -94,17 +122,17 @@ func server() (string, error) {
 }
 
 // start runs the server on a free port and waits until it has the bucket.
-func start(t testing.TB, path, folder, secret string) (endpoint string, err error) {
+func (s *Server) start(path, folder string) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", err
+		return err
 	}
 	address := l.Addr().String()
 	l.Close()
 
 	var output bytes.Buffer // read after the process ended
 	cmd := exec.Command(path, "--quiet", "--keep-alive", "--port", address, "posix", folder)
-	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+accessKey, "ROOT_SECRET_KEY="+secret)
+	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.WaitDelay = time.Second
 	// It dies with the test binary, also when that is killed. The kernel ties
@@ -122,18 +150,18 @@ func start(t testing.TB, path, folder, secret string) (endpoint string, err erro
 		}
 	}()
 	if err := <-started; err != nil {
-		return "", err
+		return err
 	}
-	stop := func() {
+	s.Endpoint = "http://" + address
+	s.stop = func() {
 		cmd.Process.Kill()
 		<-ended
 	}
-	if err := createBucket("http://"+address, secret, ended); err != nil {
-		stop()
-		return "", fmt.Errorf("%w\n%s", err, &output)
+	if err := createBucket(s.Endpoint, s.SecretKey, ended); err != nil {
+		s.stop()
+		return fmt.Errorf("%w\n%s", err, &output)
 	}
-	t.Cleanup(stop)
-	return "http://" + address, nil
+	return nil
 }
 
 // createBucket asks until the server answers or has ended.
