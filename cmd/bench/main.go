@@ -3,11 +3,12 @@
 // noisy machine disturbs both and neither always begins. It prints medians and the median of the ratios
 // of each round.
 //
-//	go run ./cmd/bench [-rounds 7] [-dir DIR]
+//	go run ./cmd/bench [-rounds 7] [-dir DIR] [-only warm|cold]
 package main
 
 import (
 	"context"
+	stderrors "errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -30,11 +31,12 @@ import (
 
 func main() {
 	rounds := flag.Int("rounds", 7, "rounds of each measurement, at least 5")
+	only := flag.String("only", "", "warm or cold: half of the measurements")
 	dir := flag.String("dir", "", "folder to work in; its filesystem is what atc is compared with (default: a temporary one)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
-	if err := run(ctx, *dir, max(*rounds, 5)); err != nil {
+	if err := run(ctx, *dir, *only, max(*rounds, 5)); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -71,7 +73,7 @@ var works = []work{
 	{name: "WAL point reads, daemon", journal: "wal", reads: 100000, mode: daemon},
 }
 
-func run(ctx context.Context, dir string, rounds int) error {
+func run(ctx context.Context, dir, only string, rounds int) error {
 	if dir == "" {
 		made, err := os.MkdirTemp("", "atc-bench-")
 		if err != nil {
@@ -100,6 +102,9 @@ func run(ctx context.Context, dir string, rounds int) error {
 	fmt.Println("| work | native /s | atc /s | ratio | wanted | FUSE requests |")
 	fmt.Println("|---|---:|---:|---:|---:|---:|")
 	short := 0
+	if only == "cold" {
+		works = nil
+	}
 	for i, w := range works {
 		row, err := w.measure(ctx, load, native, mounts[w.mode], rounds, i)
 		if err != nil {
@@ -107,6 +112,13 @@ func run(ctx context.Context, dir string, rounds int) error {
 		}
 		fmt.Println(row.text)
 		short += row.short
+	}
+	if only != "warm" {
+		missed, err := runCold(ctx, dir, load)
+		if err != nil {
+			return fmt.Errorf("cold: %w", err)
+		}
+		short += missed
 	}
 	if short > 0 {
 		fmt.Printf("\n%d figures fall short of what is wanted.\n", short)
@@ -211,7 +223,16 @@ type mounted struct {
 }
 
 func mountVolume(ctx context.Context, dir string, noPassthrough bool) (*mounted, error) {
-	b, err := bucket.Open(ctx, "file://"+filepath.Join(dir, "bucket"))
+	m, err := mountStore(ctx, "file://"+filepath.Join(dir, "bucket"), dir, noPassthrough, "bench")
+	if err != nil {
+		return nil, err
+	}
+	return m, os.Mkdir(m.tenant, 0o755)
+}
+
+// mountStore mounts a store, for one tenant, with everything local below dir.
+func mountStore(ctx context.Context, store, dir string, noPassthrough bool, id string) (*mounted, error) {
+	b, err := bucket.Open(ctx, store)
 	if err != nil {
 		return nil, err
 	}
@@ -225,20 +246,11 @@ func mountVolume(ctx context.Context, dir string, noPassthrough bool) (*mounted,
 		v.Close(ctx)
 		return nil, err
 	}
-	tenant := filepath.Join(mnt, "bench")
-	if err := os.Mkdir(tenant, 0o755); err != nil {
-		return nil, err
-	}
-	return &mounted{v, m, tenant}, nil
+	return &mounted{v, m, filepath.Join(mnt, id)}, nil
 }
 
-func (m *mounted) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+func (m *mounted) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	if err := m.mounted.Unmount(ctx); err != nil {
-		slog.Error("unmount", "err", err)
-	}
-	if err := m.volume.Close(ctx); err != nil {
-		slog.Error("close", "err", err)
-	}
+	return stderrors.Join(m.mounted.Unmount(ctx), m.volume.Close(ctx))
 }
