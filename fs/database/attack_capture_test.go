@@ -17,7 +17,7 @@ import (
 
 // sql runs the sqlite3 command. Its connection ends without a checkpoint, as
 // that of a killed program does.
-func sql(t *testing.T, path, statements string) string {
+func sql(t testing.TB, path, statements string) string {
 	t.Helper()
 	cmd := exec.Command("sqlite3", path)
 	cmd.Stdin = strings.NewReader(".dbconfig no_ckpt_on_close on\n" + statements)
@@ -78,7 +78,7 @@ func openedOn(t *testing.T, path string, log *history.Log, isNew bool) *DB {
 func restored(t *testing.T, log *history.Log) string {
 	t.Helper()
 	ctx := context.Background()
-	index, err := log.Load(ctx, 0)
+	index, err := log.Load(ctx, 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,11 @@ import (
 // A database without any commit needs none, since transaction 1 collides too.
 func PutBarrier(ctx context.Context, log *history.Log, index *history.Index, epoch uint64, now func() time.Time) error {
 	for {
+		if last := index.Epoch(); last > epoch {
+			// We are the ones who came too late: behind a later owner's barrier
+			// ours would extend its history.
+			return errors.E("put barrier", fmt.Sprintf("of epoch %d", epoch), errors.Fenced, fmt.Errorf("transaction %s is of epoch %d", index.TXID(), last))
+		}
 		pageSize, pages := index.Size()
 		if pages == 0 {
 			return nil
@@ -28,7 +33,7 @@ func PutBarrier(ctx context.Context, log *history.Log, index *history.Index, epo
 			return fmt.Errorf("put barrier: %w", err)
 		}
 		var file bytes.Buffer
-		c := history.Commit{PageSize: pageSize, Pages: pages, TXID: index.TXID() + 1, Time: now(), Epoch: epoch}
+		c := history.Commit{PageSize: pageSize, Pages: pages, TXID: index.TXID() + 1, Time: index.NextTime(now()), Epoch: epoch}
 		places, err := history.Encode(&file, c, func(yield func(history.Page, error) bool) {
 			yield(history.Page{Number: 1, Data: page}, nil)
 		})

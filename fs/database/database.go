@@ -18,17 +18,20 @@ import (
 // Options say which database is opened and from what. They are not changed
 // after Open.
 type Options struct {
-	Name  string         // "acme/main.sqlite3", for messages
-	Root  *os.Root       // the folder that local paths are in and cannot leave
-	Path  string         // of the local file, which exists; its sidecars lie beside it
-	Dir   string         // folder of its own for local state, which exists
-	Log   *history.Log   // the database's past in the bucket
-	At    history.TXID   // where an index in the bucket is known to stand; 0 to look
-	Index *history.Index // the index there, if it was loaded already
-	Epoch uint64         // of the ownership, noted in what is shipped
-	New   bool           // there is nothing of it in the bucket, not even to look for
-	Keep  bool           // the local file is of this database, at At or with more commits
-	Clean bool           // with Keep: it is exactly the state at At
+	Name string       // "acme/main.sqlite3", for messages
+	Root *os.Root     // the folder that local paths are in and cannot leave
+	Path string       // of the local file, which exists; its sidecars lie beside it
+	Dir  string       // folder of its own for local state, which exists
+	Log  *history.Log // the database's past in the bucket
+	At   history.TXID // where a head in the bucket is known to stand; 0 to look
+	Head int64        // the size of that head in bytes; 0 if unknown
+	// Index is the index at At, if somebody has loaded it already with Log: then
+	// At and Head do not matter.
+	Index *history.Index
+	Epoch uint64 // of the ownership, noted in what is shipped
+	New   bool   // there is nothing of it in the bucket, not even to look for
+	Keep  bool   // the local file is of this database, at At or with more commits
+	Clean bool   // with Keep: it is exactly the state at At
 	// Announce is called before each shipment: nothing may be in the bucket that
 	// the tenant's record does not name. Nil for none.
 	Announce func(context.Context) error
@@ -43,6 +46,9 @@ type Options struct {
 	// FaultTimeout bounds how long a read waits for missing pages, and a commit
 	// for the bucket; 30 s by default.
 	FaultTimeout time.Duration
+	// HydrateBudget bounds what the background fetches, in bytes of pages per
+	// second; 0 for no bound but that of the reads under way.
+	HydrateBudget int64
 }
 
 // DB is one open database. Its methods may be called concurrently, save Close.
@@ -60,6 +66,11 @@ type DB struct {
 	dirty    map[uint32]struct{} // pages written since the last capture, outside of checkpoints
 	fetching map[uint32]chan struct{}
 	ahead    readahead
+	kin      kin
+	touched  []uint32 // the first pages that were asked for, while some were missing
+
+	faulting atomic.Int32 // reads that wait for the bucket
+	cold     coldStart
 
 	complete atomic.Bool // no page is missing
 	walMode  atomic.Bool // the file's header says so
@@ -108,11 +119,7 @@ func Open(ctx context.Context, opts Options) (_ *DB, err error) {
 		}
 	}()
 	db.background, db.stop = context.WithCancel(context.WithoutCancel(ctx))
-	if opts.New {
-		db.index = history.NewIndex()
-	} else if opts.Index != nil && opts.Index.TXID() == opts.At {
-		db.index = opts.Index
-	} else if db.index, err = opts.Log.Load(ctx, opts.At); err != nil {
+	if err := db.loadIndex(ctx); err != nil {
 		return nil, err
 	}
 	if db.file, err = opts.Root.OpenFile(opts.Path, os.O_RDWR, 0); err != nil {
@@ -122,15 +129,15 @@ func Open(ctx context.Context, opts Options) (_ *DB, err error) {
 	if db.present, err = openPresence(filepath.Join(opts.Dir, "present"), pages); err != nil {
 		return nil, err
 	}
-	if !opts.Keep {
-		if err := db.startCold(pageSize, pages); err != nil {
-			return nil, err
-		}
+	db.pageSize = pageSize
+	if opts.Keep {
+		db.index.DropHot()
+	} else if err := db.startCold(pageSize, pages); err != nil {
+		return nil, err
 	}
 	if db.spool, err = newSpool(opts.Dir, pages); err != nil {
 		return nil, err
 	}
-	db.pageSize = pageSize
 	db.noteComplete()
 	db.syncedAt.Store(db.modified())
 	if pages > 0 {
@@ -146,7 +153,29 @@ func Open(ctx context.Context, opts Options) (_ *DB, err error) {
 	return db, nil
 }
 
-// startCold makes the local file a hole of the database's size.
+// loadIndex takes the index that somebody has loaded, or loads it.
+func (db *DB) loadIndex(ctx context.Context) (err error) {
+	before, began := db.opts.Log.Counts(), time.Now()
+	switch {
+	case db.opts.New:
+		db.index = history.NewIndex()
+	case db.opts.Index != nil:
+		db.index = db.opts.Index
+	default:
+		db.index, err = db.opts.Log.Load(ctx, db.opts.At, db.opts.Head)
+	}
+	db.cold.index = time.Since(began)
+	used := db.opts.Log.Counts().Sub(before)
+	db.cold.requests, db.cold.indexBytes, db.cold.trips = used.Requests(), used.BytesIn, int(used.Requests())
+	db.cold.after = func() (int64, int64) {
+		used := db.opts.Log.Counts().Sub(before)
+		return used.Requests(), used.BytesIn
+	}
+	return err
+}
+
+// startCold makes the local file a hole of the database's size, with the hot
+// pack's pages in it.
 func (db *DB) startCold(pageSize int, pages uint32) error {
 	for _, role := range []journal.Sidecar{journal.WAL, journal.SHM, journal.Rollback} {
 		if err := db.opts.Root.Remove(db.path + role.Suffix()); err != nil && !os.IsNotExist(err) {
@@ -162,7 +191,10 @@ func (db *DB) startCold(pageSize int, pages uint32) error {
 	if err := db.file.Truncate(int64(pageSize) * int64(pages)); err != nil {
 		return fmt.Errorf("size the local file: %w", err)
 	}
-	return nil
+	began := time.Now()
+	err := db.installHot()
+	db.cold.hot = time.Since(began)
+	return err
 }
 
 // resume takes up a local file that was kept. Unless it was left cleanly it may
@@ -344,21 +376,6 @@ func (db *DB) Abandon() error {
 	db.stop()
 	db.work.Wait()
 	return db.closeFiles()
-}
-
-// saveIndex writes the page index, unless the bucket has it already.
-func (db *DB) saveIndex(ctx context.Context) error {
-	at, before := db.index.TXID(), db.index.Saved()
-	if at == before {
-		return nil
-	}
-	if _, err := db.opts.Log.SaveIndex(ctx, db.index); err != nil {
-		return err
-	}
-	if before != 0 {
-		return db.opts.Log.DropIndex(ctx, before)
-	}
-	return nil
 }
 
 // syncLocal makes the local file survive a loss of power, so that the next run

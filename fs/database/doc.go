@@ -1,8 +1,11 @@
 // Package database is one open database on this machine: its local file, of
 // which pages may still be missing, and the way of its commits to the bucket.
 //
-// Reading: [DB.ReadAt] and [DB.Ensure] fetch missing pages (fault.go) through
-// the page index of fs/history and note them as present (presence.go).
+// Reading: [DB.Ensure] fetches missing pages (fault.go, fetch.go) through the page
+// index of fs/history and notes them as present (presence.go). Pages that are
+// probably wanted next come before they are: those of the hot pack (hot.go), what
+// follows in the file (readahead.go) or in key order (siblings.go), and in the
+// background all the rest (hydrate.go).
 //
 // Writing: the application writes its files directly. Commits are taken out of
 // what it wrote at the moments that SQLite's own protocol guarantees to be

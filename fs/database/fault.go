@@ -1,11 +1,8 @@
 package database
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
-	"sync"
 	"time"
 
 	"atc/fs/errors"
@@ -13,26 +10,14 @@ import (
 )
 
 // This file defines the fault: what happens when a page is wanted that the
-// local file does not hold yet. Neighbours in the bucket are fetched along,
-// because a range read costs a round trip whatever its length.
+// local file does not hold yet. Who fetches which page is decided here, so that
+// nothing is fetched twice; fetch.go defines how.
 
 const (
 	minAhead = 64 << 10 // bytes around a single fault
-	maxAhead = 4 << 20  // bytes at once when faults follow each other
-	// maxGap is how many unwanted bytes between two wanted pages are read along
-	// rather than costing another request.
-	maxGap = 32 << 10
-	// parallelReads is how many range reads one fault makes at a time.
-	parallelReads = 4
 	// smallDatabase is fetched whole by its first fault.
 	smallDatabase = 4 << 20
 )
-
-// readahead follows sequential faults. DB.mu protects it.
-type readahead struct {
-	next   uint32 // the page behind the last fetched window
-	window int    // bytes
-}
 
 // Ensure makes the bytes [off, off+length) of the database present. It fails
 // with Corrupt when a page does not have its hash, with Unavailable when the
@@ -49,36 +34,45 @@ func (db *DB) Ensure(ctx context.Context, off, length int64) error {
 	}
 	first, last := uint32(off/size)+1, uint32((off+length-1)/size)+1
 	began := db.opts.Now()
+	db.foresee(first, last)
 	waited, err := db.ensurePages(ctx, first, last)
 	if waited {
 		db.stats.faulted(db.opts.Now().Sub(began))
+	}
+	if err == nil {
+		db.followTree(first, last)
 	}
 	return err
 }
 
 // ensurePages reports whether it had to wait for the bucket.
 func (db *DB) ensurePages(ctx context.Context, first, last uint32) (waited bool, err error) {
+	fetch, wait := db.claim(first, last)
+	if len(fetch) == 0 && wait == nil {
+		return false, nil
+	}
+	db.faulting.Add(1)
+	defer db.faulting.Add(-1)
 	ctx, cancel := context.WithTimeout(ctx, db.opts.FaultTimeout)
 	defer cancel()
+	began, trips := time.Now(), 0
+	defer func() { db.cold.faulted(time.Since(began), trips) }()
 	for {
-		fetch, wait := db.claim(first, last)
-		if len(fetch) == 0 && wait == nil {
-			return waited, nil
-		}
-		waited = true
 		if len(fetch) > 0 {
-			err := db.fetch(ctx, fetch, first, last)
-			db.unclaim(fetch)
-			if err != nil {
-				return waited, err
+			n, err := db.fetch(ctx, fetch, first, last, 1)
+			if trips += n; err != nil {
+				return true, err
 			}
-			continue
+		} else if wait != nil {
+			select {
+			case <-wait: // somebody else's fetch; look again
+			case <-ctx.Done():
+				return true, errors.E("fetch page", fmt.Sprintf("%s page %d", db.opts.Name, first), errors.Unavailable, ctx.Err())
+			}
+		} else {
+			return true, nil
 		}
-		select {
-		case <-wait: // somebody else's fetch; look again
-		case <-ctx.Done():
-			return waited, errors.E("fetch page", fmt.Sprintf("%s page %d", db.opts.Name, first), errors.Unavailable, ctx.Err())
-		}
+		fetch, wait = db.claim(first, last)
 	}
 }
 
@@ -86,6 +80,15 @@ func (db *DB) ensurePages(ctx context.Context, first, last uint32) (waited bool,
 // that nobody fetches yet, and their neighbours. Without any, it returns what
 // to wait for.
 func (db *DB) claim(first, last uint32) (fetch []uint32, wait <-chan struct{}) {
+	db.mu.RLock()
+	missing := false
+	for page := first; page <= min(last, db.present.limit) && !missing; page++ {
+		missing = !db.present.has(page)
+	}
+	db.mu.RUnlock()
+	if !missing {
+		return nil, nil
+	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	wanted := false
@@ -102,25 +105,37 @@ func (db *DB) claim(first, last uint32) (fetch []uint32, wait <-chan struct{}) {
 	if !wanted {
 		return nil, wait
 	}
-	if first == db.ahead.next {
-		db.ahead.window = min(db.ahead.window*2, maxAhead)
-	} else {
-		db.ahead.window = minAhead
-	}
-	end := max(last, first+uint32(max(db.ahead.window/db.pageSize, 1))-1)
+	begin, end := db.neighbours(first, last)
+	return db.claimLocked(begin, end), nil
+}
+
+// neighbours returns what is fetched along with the pages first..last: what lies
+// behind them, or where the index block that knows is not here, the group that a
+// guess is about. DB.mu is held.
+func (db *DB) neighbours(first, last uint32) (begin, end uint32) {
 	if int64(db.present.limit)*int64(db.pageSize) <= smallDatabase {
-		first, end = 1, db.present.limit
+		return 1, db.present.limit
 	}
-	end = min(end, db.present.limit)
-	db.ahead.next = end + 1
-	done := make(chan struct{})
-	for page := first; page <= end; page++ {
-		if _, busy := db.fetching[page]; !busy && !db.present.has(page) {
-			db.fetching[page] = done
-			fetch = append(fetch, page)
+	begin, end = first, max(last, first+uint32(max(minAhead/db.pageSize, 1))-1)
+	if group := history.GroupPages(db.pageSize); last-first < group {
+		if _, _, _, ok := db.index.Guess(first); ok {
+			begin, end = (first-1)/group*group+1, max(last, (first-1)/group*group+group)
 		}
 	}
-	return fetch, nil
+	return begin, end
+}
+
+// claimLocked claims what is missing of first..last and not fetched by anybody.
+// DB.mu is held.
+func (db *DB) claimLocked(first, last uint32) (pages []uint32) {
+	done := make(chan struct{})
+	for page := first; page <= min(last, db.present.limit); page++ {
+		if _, busy := db.fetching[page]; !busy && !db.present.has(page) {
+			db.fetching[page] = done
+			pages = append(pages, page)
+		}
+	}
+	return pages
 }
 
 // unclaim wakes who waits for the pages, whether they came or not.
@@ -133,178 +148,20 @@ func (db *DB) unclaim(pages []uint32) {
 	}
 }
 
-// wantedPage is a page with its place in the bucket.
-type wantedPage struct {
-	page uint32
-	history.Entry
-}
-
-// fetch brings pages from the bucket. Errors matter for the pages first..last
-// only: a neighbour that fails is fetched again by whoever needs it.
-func (db *DB) fetch(ctx context.Context, pages []uint32, first, last uint32) error {
-	wanted := make([]wantedPage, 0, len(pages))
-	for _, page := range pages {
-		e, ok, err := db.index.Lookup(ctx, page)
-		if err != nil {
-			return errors.E("fetch page", fmt.Sprintf("%s page %d", db.opts.Name, page), errors.Other, err)
-		}
-		if !ok { // a page without content, such as the lock page: the hole is right
-			if err := db.install(page, nil); err != nil {
-				return err
-			}
-			continue
-		}
-		wanted = append(wanted, wantedPage{page, e})
-	}
-	var (
-		wg     sync.WaitGroup
-		slots  = make(chan struct{}, parallelReads)
-		mu     sync.Mutex // protects result
-		result error
-	)
-	for _, run := range coalesce(wanted) {
-		wg.Add(1)
-		slots <- struct{}{}
-		go func() {
-			defer func() { <-slots; wg.Done() }()
-			err := db.fetchRun(ctx, run, first, last)
-			mu.Lock()
-			defer mu.Unlock()
-			if result == nil {
-				result = err
-			}
-		}()
-	}
-	wg.Wait()
-	return result
-}
-
-// coalesce groups pages into runs that one range read each can serve.
-func coalesce(pages []wantedPage) [][]wantedPage {
-	slices.SortFunc(pages, func(a, b wantedPage) int {
-		return cmp.Or(cmp.Compare(a.File.Max, b.File.Max), cmp.Compare(a.File.Level, b.File.Level), cmp.Compare(a.Offset, b.Offset))
+// prefetch fetches claimed pages in the background. Nobody hears its errors:
+// whoever wants one of the pages fetches it again. DB.mu is held.
+func (db *DB) prefetch(pages []uint32, unit int, done func()) {
+	db.work.Go(func() {
+		ctx, cancel := context.WithTimeout(db.background, db.opts.FaultTimeout)
+		defer cancel()
+		const nobody = 0
+		_, _ = db.fetch(ctx, pages, nobody, nobody, unit)
+		db.mu.Lock()
+		done()
+		db.mu.Unlock()
 	})
-	var runs [][]wantedPage
-	for i, p := range pages {
-		if i > 0 {
-			run := runs[len(runs)-1]
-			begin, end := run[0].Offset, run[len(run)-1].Offset+int64(run[len(run)-1].Length)
-			if p.File == run[0].File && p.Offset-end <= maxGap && p.Offset+int64(p.Length)-begin <= maxAhead {
-				runs[len(runs)-1] = append(run, p)
-				continue
-			}
-		}
-		runs = append(runs, []wantedPage{p})
-	}
-	return runs
 }
 
-// fetchRun reads one run and installs its pages.
-func (db *DB) fetchRun(ctx context.Context, run []wantedPage, first, last uint32) error {
-	begin := run[0].Offset
-	end := run[len(run)-1].Offset + int64(run[len(run)-1].Length)
-	matters := slices.ContainsFunc(run, func(p wantedPage) bool { return p.page >= first && p.page <= last })
-	b, err := db.opts.Log.ReadPages(ctx, run[0].File, begin, end-begin)
-	if err != nil {
-		if matters {
-			return errors.E("fetch page", fmt.Sprintf("%s page %d", db.opts.Name, run[0].page), errors.Other, err)
-		}
-		return nil
-	}
-	db.stats.fetchedBytes.Add(int64(len(b)))
-	var result error
-	for _, p := range run {
-		from := p.Offset - begin
-		frame := b[min(from, int64(len(b))):min(from+int64(p.Length), int64(len(b)))]
-		data, err := history.DecodeFrame(frame, p.page, db.pageSize, p.Place)
-		if err != nil {
-			db.stats.corrupt.Add(1)
-			err = errors.E("fetch page", fmt.Sprintf("%s page %d of %s", db.opts.Name, p.page, p.File.Max), errors.Corrupt, err)
-			db.opts.Logger.Error("page in the bucket does not match its checksum", "database", db.opts.Name, "page", p.page, "err", err)
-			if p.page >= first && p.page <= last {
-				result = err
-			}
-			continue
-		}
-		if err := db.install(p.page, data); err != nil {
-			return err
-		}
-	}
-	return result
-}
-
-// install puts a fetched page into the local file, unless the application has
-// written it meanwhile. No data means that the hole stays.
-func (db *DB) install(page uint32, data []byte) error {
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	if db.present.has(page) {
-		return nil
-	}
-	if data != nil {
-		if _, err := db.file.WriteAt(data, int64(page-1)*int64(db.pageSize)); err != nil {
-			return fmt.Errorf("write fetched page %d: %w", page, err)
-		}
-		db.stats.fetchedPages.Add(1)
-	}
-	if err := db.present.add(page, page); err != nil {
-		return err
-	}
-	db.noteComplete()
-	return nil
-}
-
-// HydrateAfter hydrates in the background once the delay has passed. Close ends
-// it.
-func (db *DB) HydrateAfter(delay time.Duration) {
-	if db.complete.Load() {
-		return
-	}
-	db.work.Add(1)
-	go func() {
-		defer db.work.Done()
-		select {
-		case <-time.After(delay):
-		case <-db.background.Done():
-			return
-		}
-		if err := db.Hydrate(db.background); err != nil && db.background.Err() == nil {
-			db.opts.Logger.Warn("cannot fetch the rest of a database", "database", db.opts.Name, "err", err)
-		}
-	}()
-}
-
-// Hydrate fetches all missing pages, a window at a time, until the database is
-// complete, ctx ends or a fetch fails. Faults go first: while one is under way
-// it waits.
-func (db *DB) Hydrate(ctx context.Context) error {
-	const pause = 5 * time.Millisecond
-	for page := uint32(1); !db.complete.Load(); {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		db.mu.RLock()
-		for page <= db.present.limit && db.present.has(page) {
-			page++
-		}
-		limit, busy := db.present.limit, len(db.fetching) > 0
-		size := uint32(db.pageSize)
-		db.mu.RUnlock()
-		if page > limit {
-			return nil
-		}
-		if busy {
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
-			continue
-		}
-		last := min(page+(1<<20)/size, limit)
-		if _, err := db.ensurePages(ctx, page, last); err != nil {
-			return err
-		}
-		page = last + 1
-	}
-	return nil
-}
+// pause is how long the background waits before it looks whether a fault is
+// over.
+const pause = 5 * time.Millisecond

@@ -122,6 +122,28 @@ func (p *presence) add(first, last uint32) error {
 	return nil
 }
 
+// addEach is add for pages all over the file, with one write.
+func (p *presence) addEach(pages []uint32) error {
+	words := slices.Clone(p.words)
+	added := uint32(0)
+	for _, page := range pages {
+		if word, bit := &words[(page-1)/64], uint64(1)<<((page-1)%64); *word&bit == 0 {
+			*word |= bit
+			added++
+		}
+	}
+	b := make([]byte, 0, 8*len(words))
+	for _, w := range words {
+		b = binary.LittleEndian.AppendUint64(b, w)
+	}
+	if _, err := p.file.WriteAt(b, presenceHeader); err != nil {
+		return fmt.Errorf("write presence map: %w", err)
+	}
+	p.words = words
+	p.missing -= added
+	return nil
+}
+
 // cut forgets the pages behind n for good: should the database grow again, they
 // are new ones.
 func (p *presence) cut(n uint32) error {

@@ -164,7 +164,7 @@ func (db *DB) encode(s *spool, pageSize int) (*shipment, error) {
 	}
 	c := history.Commit{
 		PageSize: pageSize, Pages: s.pages, TXID: db.index.TXID() + 1,
-		Time: db.opts.Now(), Epoch: db.opts.Epoch,
+		Time: db.index.NextTime(db.opts.Now()), Epoch: db.opts.Epoch,
 	}
 	if known := int64(s.low) + int64(len(s.at)); int64(s.pages) > known+maxUnwritten {
 		f.Close()

@@ -78,6 +78,7 @@ type Stat struct {
 	FetchedBytes int64
 	CorruptPages int64 // fetched and refused
 	ShipFailures int64
+	Cold         Cold     // how it was opened
 	Degraded     []string // why commits may be exposed for longer than the ship interval
 }
 
@@ -89,7 +90,7 @@ func (db *DB) Stat() Stat {
 		InFlight: db.stats.inflight.Load(),
 		Faults:   db.stats.faults.Load(), FetchedPages: db.stats.fetchedPages.Load(),
 		FetchedBytes: db.stats.fetchedBytes.Load(), CorruptPages: db.stats.corrupt.Load(),
-		ShipFailures: db.stats.shipFailures.Load(),
+		ShipFailures: db.stats.shipFailures.Load(), Cold: db.cold.read(),
 	}
 	s.FaultP50, s.FaultP99 = db.stats.percentiles()
 	if at := db.stats.shippedAt.Load(); at != 0 {

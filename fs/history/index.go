@@ -3,10 +3,12 @@ package history
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
+	"time"
 
 	"atc/fs/bucket"
-	"atc/fs/errors"
 )
 
 // This file defines the page index of a database as it is used in memory: the
@@ -32,13 +34,19 @@ type Index struct {
 	pageSize int
 	pages    uint32
 	txid     TXID
-	saved    TXID
-	files    []FileRef
+	time     time.Time       // of the last commit, as far as known
+	epoch    uint64          // of the last commit; 0 if unknown
+	files    []FileRef       // the first base.files of them are those that base counts
 	overlay  map[uint32]slot // what changed since base
 	base     *indexObject    // nil for none
-	log      *Log            // to rebuild from when base turns out to be damaged; nil for none
+	log      *Log            // to read again from when base turns out to be damaged; nil for none
 	// baseLimit is the last page that base still speaks for.
 	baseLimit uint32
+	interior  map[uint32]struct{} // pages that look like interior pages of a b-tree, maxInterior of them at most
+	saved     savedHead           // what the bucket has of x
+	hot       hotState            // what the head had besides
+
+	rebuilding sync.Mutex // held while x is read again; before mu
 }
 
 // slot is an entry with its file as a number in Index.files.
@@ -47,14 +55,45 @@ type slot struct {
 	Place
 }
 
+// maxInterior bounds what is remembered of interior pages.
+const maxInterior = 1 << 16
+
 // NewIndex returns the index of a database without any commit.
-func NewIndex() *Index { return &Index{overlay: make(map[uint32]slot)} }
+func NewIndex() *Index {
+	return &Index{overlay: make(map[uint32]slot), interior: make(map[uint32]struct{})}
+}
 
 // TXID is the last commit that the index covers; 0 for none.
 func (x *Index) TXID() TXID {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.txid
+}
+
+// Time is when the last commit was made, by its writer's clock. It is zero where
+// nothing tells: without any commit, and behind an index object alone.
+func (x *Index) Time() time.Time {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.time
+}
+
+// Epoch is the ownership in which the last commit was made; 0 where nothing
+// tells: without any commit, and behind an index object alone.
+func (x *Index) Epoch() uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.epoch
+}
+
+// NextTime is the time of a commit that is made now: never before the last one,
+// whatever the clocks say, so that a history can be searched by time.
+func (x *Index) NextTime(now time.Time) time.Time {
+	last := x.Time()
+	if least := last.Add(time.Millisecond); !last.IsZero() && now.Before(least) {
+		return least
+	}
+	return now
 }
 
 // Size returns the page size in bytes and the database's size in pages.
@@ -64,11 +103,19 @@ func (x *Index) Size() (pageSize int, pages uint32) {
 	return x.pageSize, x.pages
 }
 
-// Saved is the TXID of the index object that x began with; 0 for none.
-func (x *Index) Saved() TXID {
+// Interior reports whether a page looks like an interior page of a b-tree.
+func (x *Index) Interior(page uint32) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.saved
+	_, ok := x.interior[page]
+	return ok
+}
+
+// InteriorPages returns the pages that look like interior ones, ascending.
+func (x *Index) InteriorPages() []uint32 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.Sorted(maps.Keys(x.interior))
 }
 
 // Apply adds a commit that stands in the bucket as file ref.
@@ -83,22 +130,30 @@ func (x *Index) Apply(ref FileRef, c Commit, places map[uint32]Place) error {
 			x.txid, ref.Max, x.pageSize, c.PageSize)
 	}
 	if c.PageSize != x.pageSize { // nothing of the old size remains
-		x.base, x.overlay, x.files = nil, make(map[uint32]slot), nil
+		x.base, x.baseLimit, x.files = nil, 0, nil
+		clear(x.overlay)
+		clear(x.interior)
+		x.hot = hotState{}
 	}
 	if c.Pages < x.pages {
 		// Pages that a later commit adds again come with that commit: what base
 		// has of them is another page's content by then.
 		x.baseLimit = min(x.baseLimit, c.Pages)
-		for page := range x.overlay {
-			if page > c.Pages {
-				delete(x.overlay, page)
-			}
-		}
+		behind := func(page uint32) bool { return page > c.Pages }
+		maps.DeleteFunc(x.overlay, func(page uint32, _ slot) bool { return behind(page) })
+		maps.DeleteFunc(x.interior, func(page uint32, _ struct{}) bool { return behind(page) })
+		maps.DeleteFunc(x.hot.hashes, func(page uint32, _ uint64) bool { return behind(page) })
 	}
-	x.pageSize, x.pages, x.txid = c.PageSize, c.Pages, ref.Max
+	x.pageSize, x.pages, x.txid, x.time, x.epoch = c.PageSize, c.Pages, ref.Max, c.Time, c.Epoch
 	x.files = append(x.files, ref)
 	for page, place := range places {
 		x.overlay[page] = slot{uint32(len(x.files) - 1), place}
+		delete(x.hot.hashes, page)
+		if !place.Interior {
+			delete(x.interior, page)
+		} else if len(x.interior) < maxInterior {
+			x.interior[page] = struct{}{}
+		}
 	}
 	return nil
 }
@@ -116,39 +171,6 @@ func (x *Index) Lookup(ctx context.Context, page uint32) (Entry, bool, error) {
 			return Entry{}, false, err
 		}
 	}
-}
-
-// load fetches index blocks. Where they are damaged or gone it rebuilds the whole
-// index from the log, of which it is only a digest.
-func (x *Index) load(ctx context.Context, r *blockRef) error {
-	err := r.load(ctx, x)
-	if x.log == nil || !errors.Is(errors.Corrupt, err) && !errors.Is(errors.NotExist, err) {
-		return err
-	}
-	for {
-		fresh := NewIndex()
-		if err := x.log.CatchUp(ctx, fresh); err != nil {
-			return err
-		}
-		if done, err := x.become(fresh); done {
-			return err
-		}
-	}
-}
-
-// become takes over what another index of the same history knows. It reports
-// false when x has moved on since that one was loaded.
-func (x *Index) become(fresh *Index) (bool, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if fresh.txid > x.txid { // shipped, and not applied yet
-		return true, errors.E("rebuild page index", x.txid.String(), errors.Unavailable, fmt.Errorf("the log is at %s", fresh.txid))
-	}
-	if fresh.txid < x.txid {
-		return false, nil
-	}
-	x.base, x.overlay, x.files = nil, fresh.overlay, fresh.files
-	return true, nil
 }
 
 // sound reports whether a place can be one: a compressed page is hardly larger
@@ -174,6 +196,16 @@ func (x *Index) find(page uint32) (e Entry, ok bool, missing *blockRef, err erro
 func (x *Index) Hash(ctx context.Context, page uint32) (uint64, bool, error) {
 	e, ok, err := x.Lookup(ctx, page)
 	return e.Hash, ok, err
+}
+
+// known is Hash as far as it goes without a request. Index.mu is held.
+func (x *Index) known(page uint32) (uint64, bool) {
+	s, ok, missing, err := x.slot(page)
+	if missing != nil {
+		sum, ok := x.hot.hashes[page]
+		return sum, ok
+	}
+	return s.Hash, ok && err == nil
 }
 
 // slot finds a page in memory. Index.mu is held.

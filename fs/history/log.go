@@ -3,7 +3,6 @@ package history
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"strings"
@@ -27,19 +26,20 @@ const timestampKey = "litestream-timestamp"
 type Log struct {
 	bucket bucket.Bucket
 	folder string
+	counts *bucket.Counters // of this Log's requests
 }
 
 // NewLog returns the log in folder, which needs not exist.
 func NewLog(b bucket.Bucket, folder string) *Log {
-	return &Log{bucket: b, folder: strings.TrimSuffix(folder, "/")}
+	counts := new(bucket.Counters)
+	return &Log{bucket: bucket.Count(b, counts), folder: strings.TrimSuffix(folder, "/"), counts: counts}
 }
+
+// Counts is what was asked of the bucket through this Log.
+func (l *Log) Counts() bucket.Counts { return l.counts.Snapshot() }
 
 func (l *Log) fileKey(ref FileRef) string {
 	return fmt.Sprintf("%s/%04x/%s", l.folder, ref.Level, ltx.FormatFilename(ref.Min, ref.Max))
-}
-
-func (l *Log) indexKey(txid TXID) string {
-	return fmt.Sprintf("%s/atc/%s.index", l.folder, txid)
 }
 
 // Append puts the LTX file of commit c. It fails with Fenced when the TXID is
@@ -123,65 +123,6 @@ func (l *Log) ReadPage(ctx context.Context, x *Index, page uint32) ([]byte, erro
 	return DecodeFrame(frame, page, pageSize, e.Place)
 }
 
-// Load returns the index of the whole history. at is what the record says: a
-// history that was left behind cleanly at that TXID needs no listing. With at 0,
-// or when that index is not there, it takes the newest index that is sound and
-// reads the LTX files behind it.
-func (l *Log) Load(ctx context.Context, at TXID) (*Index, error) {
-	x, err := l.load(ctx, at)
-	if x != nil {
-		x.log = l
-	}
-	return x, err
-}
-
-func (l *Log) load(ctx context.Context, at TXID) (*Index, error) {
-	if at != 0 {
-		x, err := openIndex(ctx, l.bucket, l.indexKey(at))
-		if err == nil && x.txid == at {
-			return x, nil
-		}
-		if err != nil && !errors.Is(errors.NotExist, err) && !errors.Is(errors.Corrupt, err) {
-			return nil, err
-		}
-	}
-	x, err := l.newestIndex(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := l.CatchUp(ctx, x); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// newestIndex opens the newest sound index object; without any, the index of an
-// empty history.
-func (l *Log) newestIndex(ctx context.Context) (*Index, error) {
-	var txids []TXID
-	prefix := l.folder + "/atc/"
-	for e, err := range l.bucket.List(ctx, prefix, bucket.ListOptions{}) {
-		if err != nil {
-			return nil, err
-		}
-		if name, ok := strings.CutSuffix(e.Key[len(prefix):], ".index"); ok {
-			if txid, err := ltx.ParseTXID(name); err == nil {
-				txids = append(txids, txid)
-			}
-		}
-	}
-	for i := len(txids) - 1; i >= 0; i-- {
-		x, err := openIndex(ctx, l.bucket, l.indexKey(txids[i]))
-		if err == nil {
-			return x, nil
-		}
-		if !errors.Is(errors.Corrupt, err) && !errors.Is(errors.NotExist, err) {
-			return nil, err
-		}
-	}
-	return NewIndex(), nil
-}
-
 // CatchUp applies to x all files behind its TXID. A gap in them is Corrupt: what
 // lies behind it cannot be a state that existed.
 func (l *Log) CatchUp(ctx context.Context, x *Index) error {
@@ -227,20 +168,4 @@ func (l *Log) apply(ctx context.Context, x *Index, ref FileRef) error {
 		return errors.E("load history", key, errors.Corrupt, err)
 	}
 	return nil
-}
-
-// SaveIndex writes x as an index object, so that the next Load begins there.
-func (l *Log) SaveIndex(ctx context.Context, x *Index) (TXID, error) {
-	b, err := x.encode(ctx)
-	if err != nil {
-		return 0, err
-	}
-	at := TXID(binary.LittleEndian.Uint64(b[16:])) // what was encoded, should x have moved on
-	_, err = l.bucket.Put(ctx, l.indexKey(at), bytes.NewReader(b), bucket.PutOptions{})
-	return at, err
-}
-
-// DropIndex deletes the index object of a TXID, once a newer one is in use.
-func (l *Log) DropIndex(ctx context.Context, at TXID) error {
-	return l.bucket.Delete(ctx, l.indexKey(at))
 }

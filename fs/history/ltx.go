@@ -3,9 +3,11 @@ package history
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -13,6 +15,7 @@ import (
 	"github.com/superfly/ltx"
 
 	"atc/fs/errors"
+	"atc/fs/journal"
 )
 
 // This file writes and reads LTX, the file format of one shipped transaction.
@@ -43,6 +46,17 @@ type Place struct {
 	Offset int64  // of the page's frame
 	Length uint32 // of the frame: page header and compressed page
 	Hash   uint64 // xxhash64 of the page, uncompressed
+	// Interior says that the page looks like an interior page of a b-tree. It is
+	// known to who encoded or decoded the page, not to an index.
+	Interior bool
+}
+
+// placeOf is the place of a page whose frame lies at [begin, end).
+func placeOf(p Page, begin, end int64) Place {
+	return Place{
+		Offset: begin, Length: uint32(end - begin), Hash: xxhash.Sum64(p.Data),
+		Interior: journal.Interior(p.Number, p.Data),
+	}
 }
 
 // Encode writes a commit as an LTX file. Pages come in ascending order; at TXID
@@ -78,7 +92,7 @@ func Encode(w io.Writer, c Commit, pages iter.Seq2[Page, error]) (map[uint32]Pla
 		if err := enc.EncodePage(ltx.PageHeader{Pgno: p.Number}, p.Data); err != nil {
 			return nil, fmt.Errorf("encode page %d of %s: %w", p.Number, c.TXID, err)
 		}
-		places[p.Number] = Place{Offset: begin, Length: uint32(enc.N() - begin), Hash: xxhash.Sum64(p.Data)}
+		places[p.Number] = placeOf(p, begin, enc.N())
 	}
 	if err := enc.Close(); err != nil {
 		return nil, fmt.Errorf("end LTX file %s: %w", c.TXID, err)
@@ -118,8 +132,8 @@ func Decode(r io.Reader, size int64, fn func(Page, Place) error) (Commit, error)
 		if ph.Pgno > h.Commit {
 			return c, corrupt(fmt.Sprintf("page %d", ph.Pgno), fmt.Errorf("the database has %d pages", h.Commit))
 		}
-		place := Place{Offset: begin, Length: uint32(raw.n - begin), Hash: xxhash.Sum64(data)}
-		if err := fn(Page{ph.Pgno, data}, place); err != nil {
+		p := Page{ph.Pgno, data}
+		if err := fn(p, placeOf(p, begin, raw.n)); err != nil {
 			return c, err
 		}
 	}
@@ -142,28 +156,66 @@ func Decode(r io.Reader, size int64, fn func(Page, Place) error) (Commit, error)
 // DecodeFrame takes one page out of the bytes that its place names. What does
 // not have the place's hash is an error of kind Corrupt.
 func DecodeFrame(frame []byte, page uint32, pageSize int, place Place) ([]byte, error) {
-	corrupt := func(err error) error {
-		return errors.E("decode page", fmt.Sprint(page), errors.Corrupt, err)
+	return AppendFrame(make([]byte, 0, pageSize), frame, page, pageSize, place)
+}
+
+// AppendFrame is DecodeFrame for many pages: it appends the page to dst. With an
+// error dst is as it was.
+func AppendFrame(dst, frame []byte, page uint32, pageSize int, place Place) ([]byte, error) {
+	corrupt := func(err error) ([]byte, error) {
+		return dst, errors.E("decode page", fmt.Sprint(page), errors.Corrupt, err)
 	}
 	var h ltx.PageHeader
 	if len(frame) < ltx.PageHeaderSize {
-		return nil, corrupt(io.ErrUnexpectedEOF)
+		return corrupt(io.ErrUnexpectedEOF)
 	}
 	if err := h.UnmarshalBinary(frame); err != nil {
-		return nil, corrupt(err)
+		return corrupt(err)
 	}
 	if h.Pgno != page {
-		return nil, corrupt(fmt.Errorf("found page %d there", h.Pgno))
+		return corrupt(fmt.Errorf("found page %d there", h.Pgno))
 	}
-	data := make([]byte, pageSize)
-	zr := lz4.NewReader(bytes.NewReader(frame[ltx.PageHeaderSize:]))
-	if _, err := io.ReadFull(zr, data); err != nil {
-		return nil, corrupt(err)
+	long := slices.Grow(dst, pageSize)[:len(dst)+pageSize]
+	data := long[len(dst):]
+	if packed := frame[ltx.PageHeaderSize:]; !unpackBlock(data, packed) {
+		if _, err := io.ReadFull(lz4.NewReader(bytes.NewReader(packed)), data); err != nil {
+			return corrupt(err)
+		}
 	}
 	if sum := xxhash.Sum64(data); sum != place.Hash {
-		return nil, corrupt(fmt.Errorf("xxhash64 is %016x, want %016x", sum, place.Hash))
+		return corrupt(fmt.Errorf("xxhash64 is %016x, want %016x", sum, place.Hash))
 	}
-	return data, nil
+	return long, nil
+}
+
+// unpackBlock unpacks an LZ4 frame of one block, as a page is packed, without the
+// buffers that a reader of any frame has: that is most of what a page costs. It
+// checks no checksum, since the page has a better one, and reports false for any
+// other frame (LZ4 frame format 1.6: magic, FLG, BD, HC, blocks).
+func unpackBlock(page, b []byte) bool {
+	const (
+		magic       = 0x184D2204
+		header      = 7
+		versionMask = 0xc0
+		version     = 0x40
+		sizeOrDict  = 0x08 | 0x01 // a content size or a dictionary follow
+		stored      = 1 << 31     // the block is not compressed
+	)
+	if len(b) < header+4 || binary.LittleEndian.Uint32(b) != magic || b[4]&versionMask != version || b[4]&sizeOrDict != 0 {
+		return false
+	}
+	size := binary.LittleEndian.Uint32(b[header:])
+	block := b[header+4:]
+	if n := size &^ stored; uint64(n) > uint64(len(block)) {
+		return false
+	} else {
+		block = block[:n]
+	}
+	if size&stored != 0 {
+		return len(block) == len(page) && copy(page, block) == len(page)
+	}
+	n, err := lz4.UncompressBlock(block, page)
+	return err == nil && n == len(page)
 }
 
 // countingReader knows how many bytes of a file were consumed, which the

@@ -41,8 +41,8 @@ func TestIdleCloseFails(t *testing.T) {
 		name  string
 		fault faulty.Fault
 	}{
-		{"index not written", faulty.Fault{Op: faulty.Put, Key: "*.index", Times: 1, Before: errors.Unavailable}},
-		{"answer lost", faulty.Fault{Op: faulty.Put, Key: "*.index", Times: 1, After: errors.Unavailable}},
+		{"index not written", faulty.Fault{Op: faulty.Put, Key: "*.head", Times: 1, Before: errors.Unavailable}},
+		{"answer lost", faulty.Fault{Op: faulty.Put, Key: "*.head", Times: 1, After: errors.Unavailable}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -181,7 +181,7 @@ func TestRenameWhileADatabaseOpens(t *testing.T) {
 
 	m = boot(t, t.TempDir(), b, volume.Options{ShipInterval: tick}, true)
 	home = filepath.Join(m.FS.Dir, "acme")
-	slow := b.Inject(faulty.Fault{Op: faulty.GetRange, Key: "*.ltx", Times: 1, Block: true})
+	slow := b.Inject(faulty.Fault{Op: faulty.GetRange, Key: "*.head", Times: 1, Block: true})
 	opened := make(chan error, 1)
 	go func() {
 		f, err := os.Open(filepath.Join(home, "d/main.sqlite3"))
@@ -272,7 +272,7 @@ func TestCannotCompareAtTheEnd(t *testing.T) {
 	b := faulty.Wrap(openBucket(t, dir))
 	m := boot(t, dir, b, volume.Options{}, true)
 	db := filepath.Join(m.MakeTenant(t, "acme"), "main.sqlite3")
-	mounttest.SQL(t, db, "pragma page_size=512; create table t(a); create table big as select zeroblob(1500000); pragma journal_mode=wal;")
+	mounttest.SQL(t, db, "pragma page_size=512; create table t(a); create table big as select zeroblob(3000000); pragma journal_mode=wal;")
 	m.stop(t)
 
 	m = boot(t, dir, b, volume.Options{}, true)

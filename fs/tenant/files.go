@@ -52,6 +52,10 @@ func (x *FileIndex) Next(epoch uint64) *FileIndex {
 	return &FileIndex{Epoch: epoch, etag: x.etag}
 }
 
+// maxFileIndex bounds the index's object, in bytes, at writing and at reading:
+// about a million files.
+const maxFileIndex = 256 << 20
+
 // Files reads and writes one tenant's plain files.
 type Files struct {
 	bucket bucket.Bucket
@@ -75,13 +79,26 @@ func (f *Files) Load(ctx context.Context) (*FileIndex, error) {
 		return nil, err
 	}
 	defer body.Close()
-	x := &FileIndex{etag: info.ETag}
-	b, err := io.ReadAll(body)
+	b, err := io.ReadAll(io.LimitReader(body, maxFileIndex+1))
 	if err != nil {
 		return nil, errors.E("load file index", f.tenant, errors.Unavailable, err)
 	}
-	if err := json.Unmarshal(b, x); err != nil {
+	x, err := parseFileIndex(b)
+	if err != nil {
 		return nil, errors.E("load file index", f.tenant, errors.Corrupt, err)
+	}
+	x.etag = info.ETag
+	return x, nil
+}
+
+// parseFileIndex is the opposite of encodeFileIndex.
+func parseFileIndex(b []byte) (*FileIndex, error) {
+	x := &FileIndex{}
+	if len(b) > maxFileIndex {
+		return nil, fmt.Errorf("the index has more than %d bytes", maxFileIndex)
+	}
+	if err := json.Unmarshal(b, x); err != nil {
+		return nil, err
 	}
 	for i := range x.Entries {
 		e := &x.Entries[i]
@@ -89,10 +106,29 @@ func (f *Files) Load(ctx context.Context) (*FileIndex, error) {
 		target, targetOK := parsePathText(e.Target)
 		e.Path, e.Target = path, target
 		if !ok || !targetOK || !soundPath(e.Path) || e.Content != "" && !soundFolder(e.Content) {
-			return nil, errors.E("load file index", f.tenant, errors.Corrupt, fmt.Errorf("path %q, content %q", e.Path, e.Content))
+			return nil, fmt.Errorf("path %q, content %q", e.Path, e.Content)
 		}
 	}
 	return x, nil
+}
+
+// encodeFileIndex fails with NoSpace for an index that could not be read again.
+func encodeFileIndex(x *FileIndex) ([]byte, error) {
+	stored := *x
+	stored.Entries = slices.Clone(x.Entries)
+	for i := range stored.Entries {
+		e := &stored.Entries[i]
+		e.Path, e.Target = pathText(e.Path), pathText(e.Target)
+	}
+	b, err := json.Marshal(stored)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxFileIndex {
+		return nil, errors.E("encode file index", "", errors.NoSpace,
+			fmt.Errorf("%d files need %d bytes, of at most %d; keep some of them local, or spread them over several tenants", len(x.Entries), len(b), maxFileIndex))
+	}
+	return b, nil
 }
 
 // Claim writes the index under a new owner's epoch, so that the owner before can
@@ -140,15 +176,9 @@ func (f *Files) Save(ctx context.Context, x *FileIndex) error {
 
 // put writes x if the version that it has is still there.
 func (f *Files) put(ctx context.Context, x *FileIndex) error {
-	stored := *x
-	stored.Entries = slices.Clone(x.Entries)
-	for i := range stored.Entries {
-		e := &stored.Entries[i]
-		e.Path, e.Target = pathText(e.Path), pathText(e.Target)
-	}
-	b, err := json.Marshal(stored)
+	b, err := encodeFileIndex(x)
 	if err != nil {
-		return fmt.Errorf("encode file index of %s: %w", f.tenant, err)
+		return errors.E("write file index", f.tenant, errors.Other, err)
 	}
 	info, err := f.bucket.Put(ctx, f.key("index.json"), bytes.NewReader(b), bucket.PutOptions{IfNoneMatch: x.etag == "", IfMatch: x.etag})
 	if err == nil {

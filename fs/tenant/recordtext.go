@@ -64,7 +64,11 @@ func parseRecord(b []byte, id string) (Record, error) {
 	}
 	r.Databases = databases
 	for i, removed := range r.Removed {
-		r.Removed[i].Path, _ = parsePathText(removed.Path) // only for people and undoing: it is checked there
+		path, ok := parsePathText(removed.Path)
+		if !ok || !soundPath(path) || !soundFolder(removed.Folder) {
+			return Record{}, fmt.Errorf("removed database %q in folder %q", removed.Path, removed.Folder)
+		}
+		r.Removed[i].Path = path
 	}
 	return r, nil
 }

@@ -289,6 +289,8 @@ func TestHostileRecords(t *testing.T) {
 		`{"tenant":"acme","databases":{"a":{"folder":"../../globex/db/main"}}}`,
 		`{"tenant":"acme","databases":{"a":null}}`,
 		`{"tenant":"acme","databases":{"a":{"folder":"x","head":-1}}}`,
+		`{"tenant":"acme","removed":[{"path":"a\u000000","folder":"x"}]}`,
+		`{"tenant":"acme","removed":[{"path":"a","folder":"../../globex"}]}`,
 		`{"tenant":"acme","epoch":18446744073709551615}`,
 		`{"tenant":"acme","databases":{"a\u0000b":{"folder":"x"}}}`,
 	} {

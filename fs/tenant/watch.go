@@ -191,7 +191,7 @@ func (m *watched) judge(owner Owner, ours time.Duration) Verdict {
 	case m.sound && m.beat.Session != owner.Session:
 		v.Dead, v.Why = true, fmt.Sprintf("has restarted: its heartbeat is that of session %.64q", m.beat.Session)
 	case m.age >= 2*lease+storePrecision:
-		v.Dead, v.Why = true, fmt.Sprintf("has a heartbeat that is %s old, its lease being %s", m.age, lease)
+		v.Dead, v.Why = true, fmt.Sprintf("has a heartbeat that is %s old, its lease being %s", m.age.Truncate(time.Second), lease)
 	case unchanged >= lease+lease/driftPart && m.version == "":
 		v.Dead, v.Why = true, fmt.Sprintf("has no heartbeat, as watched for %s", shown)
 	case unchanged >= lease+lease/driftPart:
@@ -203,7 +203,7 @@ func (m *watched) judge(owner Owner, ours time.Duration) Verdict {
 	case m.age < 0:
 		v.Why = "has a heartbeat of unknown age"
 	default:
-		v.Why = fmt.Sprintf("has a heartbeat that is %s old", m.age)
+		v.Why = fmt.Sprintf("has a heartbeat that is %s old", m.age.Truncate(time.Second))
 	}
 	return v
 }

@@ -101,7 +101,7 @@ func TestWatchTheLiving(t *testing.T) {
 		l := newRun(t, b, "m1", "s1")
 		hold(t, l)
 		w := tenant.NewWatcher(b, 0, newClock().now)
-		for pause := time.Millisecond; pause < time.Hour; pause = pause*3 + 7*time.Millisecond {
+		for pause := time.Millisecond; pause < 2*time.Minute; pause = pause*4 + 7*time.Millisecond {
 			for range 5 {
 				if v := judge(t, w, owner1); v.Dead || v.Address != "m1:80" || v.Region != "ams" {
 					t.Fatalf("looking every %s: %+v", pause, v)
@@ -148,6 +148,7 @@ func TestWatchIsNotOlderThanTheOwner(t *testing.T) {
 		if v := judge(t, w, tenant.Owner{Machine: "m2", Session: "s2"}); v.Dead {
 			t.Errorf("another session of it %s", v.Why)
 		}
+		time.Sleep(time.Second)
 		judge(t, w, gone)
 		time.Sleep(time.Hour)
 		if v := judge(t, w, gone); v.Dead {

@@ -150,7 +150,7 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) error 
 		for p, e := range t.databases {
 			e.at = e.record.TXID
 			if p == path {
-				e.index = a.index
+				e.wanted = a.wanted
 			}
 		}
 	}
@@ -163,14 +163,14 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) error 
 func (t *Tenant) survey(ctx context.Context, held *tenant.Held) error {
 	for path, d := range held.Databases {
 		log := history.NewLog(t.v.bucketFor(&t.counters), tenant.DatabaseFolder(t.id, d.Folder))
-		index, err := log.Load(ctx, 0)
+		index, err := log.Load(ctx, 0, 0)
 		if err != nil {
 			return errors.E("open tenant", t.name(path), errors.Other, err)
 		}
 		if err := database.PutBarrier(ctx, log, index, held.Epoch, t.v.opts.Now); err != nil {
 			return errors.E("open tenant", t.name(path), errors.Other, err)
 		}
-		d.TXID = index.TXID()
+		d.TXID, d.Head = index.TXID(), 0
 		d.PageSize, d.Pages = index.Size()
 	}
 	return nil

@@ -2,7 +2,9 @@ package volume
 
 import (
 	"context"
+	"time"
 
+	"atc/fs/errors"
 	"atc/fs/history"
 	"atc/fs/tenant"
 )
@@ -17,7 +19,7 @@ type arrival struct {
 	held   *tenant.Held
 	before tenant.Record
 	files  *tenant.FileIndex
-	index  *history.Index // of the wanted database, where the record says it stands; nil if unknown
+	wanted *wanted // of the database to be opened; nil if unknown
 }
 
 // arrive takes the tenant. Path is what somebody wants to open.
@@ -27,21 +29,55 @@ func (t *Tenant) arrive(ctx context.Context, path string) (arrival, error) {
 		return arrival{}, err
 	}
 	files := begin(func() (*tenant.FileIndex, error) { return t.contents.Load(ctx) })
-	index := begin(func() (*history.Index, error) { return t.expected(ctx, &loaded.Record, path) })
+	index := begin(func() (*wanted, error) { return t.expected(ctx, &loaded.Record, path) })
 	var a arrival
 	a.held, a.before, err = t.v.registry.Acquire(ctx, t.id, loaded)
 	a.files, _ = files()
-	a.index, _ = index() // what fails is loaded again by who needs it
+	a.wanted, _ = index() // what fails is loaded again by who needs it
+	if errors.Retryable(err) {
+		t.v.chase(t.id)
+	}
 	if err != nil {
 		return arrival{}, err
 	}
 	if a.before.Epoch != loaded.Epoch || a.before.Owner != nil {
-		a.files, a.index = nil, nil // somebody may have written since they were read
+		a.files, a.wanted = nil, nil // somebody may have written since they were read
 	}
 	if a.files == nil {
 		a.files, err = t.contents.Load(ctx)
 	}
 	return a, err
+}
+
+// chase takes a tenant in the background, after a try whose outcome is unknown:
+// the record may name us while nobody serves the tenant here, and our heartbeat
+// would keep it from all others. Once it is ours it is released like any tenant
+// that nobody uses.
+func (v *Volume) chase(id string) {
+	const pause = time.Second
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.chased[id] {
+		return
+	}
+	v.chased[id] = true
+	v.work.Add(1)
+	go func() {
+		defer v.work.Done()
+		for {
+			select {
+			case <-time.After(pause):
+			case <-v.ctx.Done():
+				return
+			}
+			if err := v.Take(v.ctx, id); !errors.Retryable(err) {
+				break
+			}
+		}
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		delete(v.chased, id)
+	}()
 }
 
 // loaded is the record as it was read not long ago.
@@ -56,15 +92,25 @@ func (t *Tenant) loaded(ctx context.Context) (*tenant.Held, error) {
 	return t.v.registry.Load(ctx, t.id)
 }
 
+// wanted is the page index of a database, with the log it came from.
+type wanted struct {
+	log   *history.Log
+	index *history.Index
+}
+
 // expected loads the page index of a database where its record says that it
 // stands; nil where that is not known.
-func (t *Tenant) expected(ctx context.Context, r *tenant.Record, path string) (*history.Index, error) {
+func (t *Tenant) expected(ctx context.Context, r *tenant.Record, path string) (*wanted, error) {
 	d := r.Databases[path]
 	if d == nil || r.Owner != nil || d.TXID == 0 {
 		return nil, nil
 	}
 	log := history.NewLog(t.v.bucketFor(&t.counters), tenant.DatabaseFolder(t.id, d.Folder))
-	return log.Load(ctx, d.TXID)
+	index, err := log.Load(ctx, d.TXID, d.Head)
+	if err != nil || index.TXID() != d.TXID {
+		return nil, err
+	}
+	return &wanted{log, index}, nil
 }
 
 // begin runs fn beside the caller, who gets its result from the returned

@@ -179,6 +179,7 @@ func (e *entry) settle(db *database.DB, clean bool) {
 	defer t.mu.Unlock()
 	txid, pageSize, pages := db.Position()
 	e.record.TXID, e.record.PageSize, e.record.Pages = txid, pageSize, pages
+	e.record.Head = db.HeadSize()
 	if st, err := t.root.stat(e.path); err == nil {
 		e.record.Modified = time.Unix(st.Mtim.Unix()).UTC()
 		t.local.Databases[e.folder] = localDatabase{Inode: st.Ino, TXID: txid}
@@ -327,7 +328,7 @@ func (t *Tenant) release(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := t.saveRecord(ctx, func(r *tenant.Record) { r.Owner, r.Released = nil, t.v.opts.Now() }); err != nil {
+	if err := t.letGo(ctx); err != nil {
 		return err
 	}
 	t.mu.Lock()
@@ -344,6 +345,24 @@ func (t *Tenant) release(ctx context.Context) error {
 	}
 	t.v.rest(t.id, t.dir, t.v.opts.Now())
 	return nil
+}
+
+// letGo writes the record without an owner. Once that was tried and its outcome
+// is unknown there is no way back: the write may arrive at any time, and another
+// machine take the tenant. So it is tried until it is known, or ctx ends.
+func (t *Tenant) letGo(ctx context.Context) error {
+	const pause = 200 * time.Millisecond
+	for {
+		err := t.saveRecord(ctx, func(r *tenant.Record) { r.Owner, r.Released = nil, t.v.opts.Now() })
+		if !errors.Retryable(err) {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // releasePatiently tries until ctx ends while the bucket does not answer: this

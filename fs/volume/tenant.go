@@ -72,13 +72,13 @@ type entry struct {
 	path   string
 	folder string
 	record tenant.Database
-	db     *database.DB   // nil while closed
-	at     history.TXID   // where an index in the bucket is known to stand; 0 to look
-	index  *history.Index // the index there, for the next opening; nil to load it
-	fresh  bool           // the bucket has nothing of it
-	keep   bool           // the local file is of this database
-	clean  bool           // with keep: exactly as at the transaction at
-	gone   bool           // removed from the tenant
+	db     *database.DB // nil while closed
+	at     history.TXID // where an index in the bucket is known to stand; 0 to look
+	wanted *wanted      // the index there, for the next opening; nil to load it
+	fresh  bool         // the bucket has nothing of it
+	keep   bool         // the local file is of this database
+	clean  bool         // with keep: exactly as at the transaction at
+	gone   bool         // removed from the tenant
 	idle   time.Time
 	ship   shipState
 }
@@ -181,14 +181,14 @@ func (t *Tenant) newEntry(path string, inode uint64) *entry {
 // options is how the database of e is opened now. Tenant.mu is held.
 func (e *entry) options() database.Options {
 	t := e.tenant
-	return database.Options{
+	o := database.Options{
 		Name:         t.name(e.path),
 		Root:         t.root.Root,
 		Path:         e.path,
 		Dir:          t.databaseDir(e.folder),
 		Log:          history.NewLog(t.v.bucketFor(&t.counters, &e.counters), tenant.DatabaseFolder(t.id, e.folder)),
 		At:           e.at,
-		Index:        e.index,
+		Head:         e.record.Head,
 		Epoch:        t.epoch,
 		New:          e.fresh,
 		Keep:         e.keep,
@@ -200,6 +200,10 @@ func (e *entry) options() database.Options {
 		FaultTimeout: t.v.opts.FaultTimeout,
 		SharedIndex:  t.v.passthrough.Load(),
 	}
+	if e.wanted != nil {
+		o.Log, o.Index = e.wanted.log, e.wanted.index
+	}
+	return o
 }
 
 // database opens the database of e, or returns it. Whoever has a file of e in
@@ -227,7 +231,7 @@ func (e *entry) openLocked(ctx context.Context) (*database.DB, error) {
 		return db, err
 	}
 	opts := e.options()
-	e.index = nil
+	e.wanted = nil
 	t.mu.Unlock()
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, errors.E("open database", opts.Name, errors.Other, err)

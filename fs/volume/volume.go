@@ -121,6 +121,7 @@ type Volume struct {
 	absent  map[string]time.Time // IDs that have no tenant, as of when
 	lost    []Lost
 	resting map[string]resting // by tenant
+	chased  map[string]bool    // tenants that are taken in the background
 	evicted int64              // tenants whose files were removed to keep the budget
 
 	crowded atomic.Bool // the disk budget is exceeded
@@ -145,7 +146,7 @@ func Open(ctx context.Context, opts Options) (_ *Volume, err error) {
 	v := &Volume{
 		opts: opts, machine: opts.Machine, session: rand.Text(), lock: lock,
 		tenants: make(map[string]*Tenant), absent: make(map[string]time.Time),
-		resting: make(map[string]resting),
+		resting: make(map[string]resting), chased: make(map[string]bool),
 	}
 	if v.machine == "" {
 		if v.machine, err = machineID(opts.Cache); err != nil {
@@ -163,7 +164,7 @@ func Open(ctx context.Context, opts Options) (_ *Volume, err error) {
 		Lapsed: v.lapsed, Renewed: v.renewed,
 	})
 	watcher := tenant.NewWatcher(plain, opts.Lease, nil)
-	v.registry = tenant.NewRegistry(v.bucketFor(), v.lease, watcher, opts.Now)
+	v.registry = tenant.NewRegistry(plain, v.lease, watcher, opts.Now)
 	v.recover()
 	if opts.CacheLimit > 0 {
 		v.findResting()
