@@ -96,7 +96,7 @@ func TestAcknowledgedOutlivesKill(t *testing.T) {
 			bucket := t.TempDir()
 			for round := range 3 {
 				dir := t.TempDir()
-				d := startDaemon(t, dir, bucket, shipNothing, daemonEnv+"_COMMIT=1")
+				d := startDaemon(t, dir, bucket, shipNothing, daemonEnv+"_COMMIT=1", daemonEnv+"_LEASE=300ms")
 				db := d.path("acme", "main.sqlite3")
 				if round == 0 {
 					if err := os.Mkdir(d.path("acme"), 0o755); err != nil {
@@ -104,6 +104,10 @@ func TestAcknowledgedOutlivesKill(t *testing.T) {
 					}
 					mounttest.SQL(t, db, "create table t(a integer primary key);")
 				}
+				eventually(t, "the machine before is taken for dead", func() bool {
+					_, err := mounttest.TrySQL(db, "select count(*) from t")
+					return err == nil
+				})
 				acked := inserting(t, db, mode.pragmas, time.Duration(60+40*round)*time.Millisecond, d.kill)
 				got := mounttest.SQL(t, mounttest.LitestreamRestore(t, "file://"+filepath.Join(bucket, "bucket"), "acme", "main.sqlite3"), "pragma integrity_check; select coalesce(max(a),0) from t;")
 				var there int
