@@ -245,7 +245,15 @@ func (db *DB) lastStands(f *os.File, h journal.WALHeader) (bool, error) {
 // checkpoint that syncs the log also syncs the database behind its last write.
 func (db *DB) restartedUnseen(h journal.WALHeader) bool {
 	if !db.wal.known {
-		return h.Sequence != 0
+		// A checkpoint of an empty log counts as a restart (wal_checkpoint with
+		// TRUNCATE or RESTART), and writes nothing into the database.
+		return h.Sequence != 0 && db.modified() != db.syncedAt.Load()
+	}
+	if h.Sequence == 0 && db.wal.frame == 0 && len(db.wal.redo) == 0 {
+		// A transaction that was rolled back after it had spilled into an empty
+		// log leaves a header there, which the next one writes anew with other
+		// salts. What never restarted was never checkpointed.
+		return false
 	}
 	if h.Salt[0] != db.wal.salt[0]+1 || db.wal.frame > db.wal.synced {
 		return true

@@ -77,7 +77,8 @@ type DB struct {
 	direct   atomic.Bool // the kernel writes the file without us
 	// wasDirect says that the kernel did so since the last comparison.
 	wasDirect atomic.Bool
-	syncedAt  atomic.Int64    // the local file's time of modification at its last sync, in nanoseconds
+	syncedAt  atomic.Int64 // the local file's time of modification at its last sync, in nanoseconds
+	fetched   fetchWrites
 	users     [4]atomic.Int32 // open handles by journal.Sidecar; None is the database itself
 
 	// gate keeps new users out while Idle looks at a database that nobody uses.

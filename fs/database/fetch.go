@@ -263,12 +263,40 @@ func (db *DB) install(first uint32, data []byte, count uint32) error {
 	return nil
 }
 
+// keepSynced keeps what is fetched from passing for a change of the database: a
+// local file whose time of modification was that of its last sync has it again
+// when the returned function is called. DB.mu is held for reading in between, so
+// that the application does not write.
+func (db *DB) keepSynced() (done func()) {
+	db.fetched.Lock()
+	defer db.fetched.Unlock()
+	if db.fetched.writers == 0 {
+		db.fetched.synced = db.modified() == db.syncedAt.Load()
+	}
+	db.fetched.writers++
+	return func() {
+		db.fetched.Lock()
+		defer db.fetched.Unlock()
+		if db.fetched.writers--; db.fetched.writers == 0 && db.fetched.synced {
+			db.syncedAt.Store(db.modified())
+		}
+	}
+}
+
+// fetchWrites counts who writes fetched pages.
+type fetchWrites struct {
+	sync.Mutex
+	writers int
+	synced  bool // the file was as at its last sync when the first of them began
+}
+
 // writeFetched writes those of the pages that are missing. Several may do so at a
 // time, since nobody else has claimed the same pages; the application's writes
 // stay out until it is done, and what they wrote before is present.
 func (db *DB) writeFetched(first uint32, data []byte, count uint32) error {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
+	defer db.keepSynced()()
 	size := db.pageSize
 	for page := first; page < first+count; {
 		if db.present.has(page) {

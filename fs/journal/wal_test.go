@@ -13,7 +13,7 @@ import (
 
 // walOf makes a database whose log holds several transactions, and returns the
 // log, its index and the database as they are while it is open.
-func walOf(t *testing.T, pageSize string) (wal, shm, db []byte) {
+func walOf(t testing.TB, pageSize string) (wal, shm, db []byte) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "db")
 	c, err := sqlite3.Open(path)

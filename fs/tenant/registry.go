@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"atc/fs/bucket"
@@ -23,13 +24,22 @@ type Registry struct {
 	lease   *Lease
 	watcher *Watcher
 	now     func() time.Time
+
+	mu    sync.Mutex         // protects tried
+	tried map[string]attempt // acquisitions whose outcome is unknown, by tenant
+}
+
+// attempt is a write that would make us the owner.
+type attempt struct {
+	epoch  uint64
+	before Record // what stood before the first of several attempts
 }
 
 // NewRegistry returns the registry of b for the session whose lease it is. What
 // needs the lease checks it, so b is no [Leased] one. Lease and watcher may be
 // nil for who only lists, loads and creates.
 func NewRegistry(b bucket.Bucket, lease *Lease, watcher *Watcher, now func() time.Time) *Registry {
-	return &Registry{bucket: b, lease: lease, watcher: watcher, now: now}
+	return &Registry{bucket: b, lease: lease, watcher: watcher, now: now, tried: make(map[string]attempt)}
 }
 
 // ours reports whether a record names this session.
@@ -123,7 +133,8 @@ func (r *Registry) Create(ctx context.Context, id string) error {
 
 // Acquire makes this session the owner of a tenant, within a valid lease. It
 // returns the record as it is then, and the one before, from which the caller
-// learns how it was left. Loaded, if not nil, is the record as just read, which
+// learns how it was left; before the first of them, if earlier calls have failed
+// without an answer. Loaded, if not nil, is the record as just read, which
 // saves reading it; it stays as it is. Acquire fails with Busy while another
 // session that is alive owns the tenant. After an Unavailable the outcome is
 // unknown: acquire again, or the tenant may stay ours without being served.
@@ -147,21 +158,48 @@ func (r *Registry) Acquire(ctx context.Context, id string, loaded *Held) (held *
 		if err := r.check(); err != nil {
 			return nil, Record{}, errors.E("acquire tenant", id, errors.Other, err)
 		}
+		before = h.Record
+		last := r.attempted(id)
+		if last.epoch == h.Epoch && r.ours(h.Owner) {
+			before = last.before // an earlier call wrote that, and nobody has served since
+		}
 		next := h.clone()
 		next.Epoch++
+		r.attempt(id, attempt{next.Epoch, before})
 		next.Owner = &Owner{Machine: r.lease.Machine(), Session: r.lease.Session(), Since: r.now()}
 		next.Released = time.Time{}
 		taken := &Held{Record: h.Record, etag: h.etag, term: term}
 		err = r.put(ctx, taken, next)
 		if err == nil {
-			return taken, h.Record, nil
+			r.attempt(id, attempt{})
+			return taken, before, nil
 		}
 		if !errors.Is(errors.Condition, err) {
 			return nil, Record{}, errors.E("acquire tenant", id, errors.Other, err)
 		}
+		r.attempt(id, last) // this one certainly did not take place
 		h = nil
 	}
 	return nil, Record{}, errors.E("acquire tenant", id, errors.Busy, fmt.Errorf("its record kept changing"))
+}
+
+// attempted is the last acquisition of a tenant whose outcome is unknown; the
+// zero one if there is none.
+func (r *Registry) attempted(id string) attempt {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tried[id]
+}
+
+// attempt notes an acquisition; the zero one stands for none.
+func (r *Registry) attempt(id string, a attempt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if a.epoch == 0 {
+		delete(r.tried, id)
+		return
+	}
+	r.tried[id] = a
 }
 
 // free fails with Busy when a session that is not ours owns h and is alive.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -100,7 +101,7 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) error 
 	if unclean {
 		// Also where the owner before was an earlier run of ours: what it had on
 		// its way may still arrive.
-		if err := t.survey(ctx, held); err != nil {
+		if err := t.survey(ctx, held, &local); err != nil {
 			return err
 		}
 	}
@@ -159,16 +160,37 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) error 
 }
 
 // survey finds out where the databases of a tenant stand whose owner did not
-// say so, and puts the barriers, before anything shows their sizes.
-func (t *Tenant) survey(ctx context.Context, held *tenant.Held) error {
+// say so, and puts the barriers, before anything shows their sizes. A database
+// without any commit goes on in another folder, behind the one that its barrier
+// has closed.
+func (t *Tenant) survey(ctx context.Context, held *tenant.Held, local *localState) error {
 	for path, d := range held.Databases {
 		log := history.NewLog(t.v.bucketFor(&t.counters), tenant.DatabaseFolder(t.id, d.Folder))
 		index, err := log.Load(ctx, 0, 0)
 		if err != nil {
 			return errors.E("open tenant", t.name(path), errors.Other, err)
 		}
-		if err := database.PutBarrier(ctx, log, index, held.Epoch, t.v.opts.Now); err != nil {
+		void, err := database.Void(ctx, index) // left so by a take-over that ended here
+		if err == nil && !void {
+			if err = database.PutBarrier(ctx, log, index, held.Epoch, t.v.opts.Now); err == nil {
+				void, err = database.Void(ctx, index)
+			}
+		}
+		if err != nil {
 			return errors.E("open tenant", t.name(path), errors.Other, err)
+		}
+		if void {
+			was, known := local.Databases[d.Folder]
+			delete(local.Databases, d.Folder)
+			d.Folder = newFolder(path)
+			if known {
+				local.Databases[d.Folder] = was
+			}
+			d.TXID, d.Head, d.PageSize, d.Pages = 0, 0, 0, 0
+			t.mu.Lock()
+			t.changed = true
+			t.mu.Unlock()
+			continue
 		}
 		d.TXID, d.Head = index.TXID(), 0
 		d.PageSize, d.Pages = index.Size()
@@ -218,6 +240,11 @@ func (t *Tenant) layOut(local localState, index *tenant.FileIndex) error {
 			return err
 		}
 	}
+	// A database that was created as an empty file may still stand in the file
+	// index, when its owner was killed before it wrote that anew.
+	plain := *index
+	plain.Entries = slices.DeleteFunc(slices.Clone(index.Entries), func(f tenant.FileEntry) bool { return t.databases[f.Path] != nil })
+	index = &plain
 	for _, f := range index.Entries {
 		if at, ok := t.root.inode(f.Path); ok && f.Kind == tenant.Regular && local.Contents[at] == f.Content {
 			t.local.Contents[at] = f.Content

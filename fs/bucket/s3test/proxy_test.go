@@ -172,8 +172,14 @@ func TestBrokenNetworks(t *testing.T) {
 		t.Errorf("a write into the black hole: %v", err)
 	}
 	p.Heal()
-	if got, err := get(t.Context(), direct, "late"); string(got) != "x" {
-		t.Errorf("the write whose answer was lost: %q, %v", got, err)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		got, err := get(t.Context(), direct, "late")
+		if string(got) == "x" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the write whose answer was lost: %q, %v", got, err)
+		}
 	}
 }
 

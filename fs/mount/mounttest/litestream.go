@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"atc/fs/bucket"
+	atctenant "atc/fs/tenant"
 )
 
 // Litestream returns the path of the litestream program. `make tools` builds it.
@@ -36,13 +38,15 @@ func LitestreamRestore(t testing.TB, store, tenant, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// What an earlier folder of that name holds was removed, or never was.
+	held, err := atctenant.NewRegistry(b, nil, nil, time.Now).Load(ctx, tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
 	folder := ""
-	for e, err := range b.List(ctx, "tenants/"+tenant+"/db/", bucket.ListOptions{Delimiter: true}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.HasPrefix(filepath.Base(e.Key), name+"-") {
-			folder = strings.TrimSuffix(e.Key, "/")
+	for path, d := range held.Databases {
+		if filepath.Base(path) == name {
+			folder = atctenant.DatabaseFolder(tenant, d.Folder)
 		}
 	}
 	if folder == "" {
