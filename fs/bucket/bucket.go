@@ -106,6 +106,7 @@ type ListOptions struct {
 
 // Entry is one line of a listing. A folded one has a key that ends in "/".
 type Entry struct {
-	Key  string
-	Size int64 // in bytes; 0 for a folded one
+	Key      string
+	Size     int64     // in bytes; 0 for a folded one
+	Modified time.Time // by the store's clock, precise to a second; zero for a folded one
 }

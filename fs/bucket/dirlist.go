@@ -93,7 +93,7 @@ func (w *walk) entry(key string, isFolder bool) (more bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		e.Size = st.Size()
+		e.Size, e.Modified = st.Size(), st.ModTime()
 	}
 	w.count++
 	return w.yield(e, nil) && w.count != w.opts.Limit, nil

@@ -78,6 +78,7 @@ func (s *s3Store) merge(out *s3.ListObjectsV2Output) iter.Seq[Entry] {
 			full := ""
 			if len(folded) == 0 || len(objects) > 0 && aws.ToString(objects[0].Key) < aws.ToString(folded[0].Prefix) {
 				full, e.Size = aws.ToString(objects[0].Key), aws.ToInt64(objects[0].Size)
+				e.Modified = aws.ToTime(objects[0].LastModified)
 				objects = objects[1:]
 				if strings.HasSuffix(full, "/") {
 					continue

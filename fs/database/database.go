@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"atc/fs/bucket"
 	"atc/fs/errors"
 	"atc/fs/history"
 	"atc/fs/journal"
@@ -28,15 +29,19 @@ type Options struct {
 	// Index is the index at At, if somebody has loaded it already with Log: then
 	// At and Head do not matter.
 	Index *history.Index
-	Epoch uint64 // of the ownership, noted in what is shipped
-	New   bool   // there is nothing of it in the bucket, not even to look for
-	Keep  bool   // the local file is of this database, at At or with more commits
-	Clean bool   // with Keep: it is exactly the state at At
+	// IndexTook is how long that took.
+	IndexTook time.Duration
+	Epoch     uint64 // of the ownership, noted in what is shipped
+	New       bool   // there is nothing of it in the bucket, not even to look for
+	Keep      bool   // the local file is of this database, at At or with more commits
+	Clean     bool   // with Keep: it is exactly the state at At
 	// Announce is called before each shipment: nothing may be in the bucket that
 	// the tenant's record does not name. Nil for none.
 	Announce func(context.Context) error
 	Now      func() time.Time
 	Logger   *slog.Logger
+	// Compaction says how the history is compacted; nil for never.
+	Compaction *Compaction
 	// SharedIndex says that the "-shm" beside Path is what the application has
 	// mapped, so that the index in it can be believed.
 	SharedIndex bool
@@ -92,6 +97,9 @@ type DB struct {
 
 	shipping sync.Mutex // one shipment at a time, in order
 	inflight *shipment  // protected by shipping
+
+	compacting atomic.Bool        // a compaction runs, which uses compacted
+	compacted  history.Compaction // the last one
 
 	background context.Context // ends with Close
 	stop       context.CancelFunc
@@ -157,6 +165,9 @@ func Open(ctx context.Context, opts Options) (_ *DB, err error) {
 // loadIndex takes the index that somebody has loaded, or loads it.
 func (db *DB) loadIndex(ctx context.Context) (err error) {
 	before, began := db.opts.Log.Counts(), time.Now()
+	if db.opts.Index != nil {
+		before, began = bucket.Counts{}, began.Add(-db.opts.IndexTook)
+	}
 	switch {
 	case db.opts.New:
 		db.index = history.NewIndex()
@@ -171,6 +182,9 @@ func (db *DB) loadIndex(ctx context.Context) (err error) {
 	db.cold.after = func() (int64, int64) {
 		used := db.opts.Log.Counts().Sub(before)
 		return used.Requests(), used.BytesIn
+	}
+	if err == nil {
+		db.compacted.At = db.index.TXID()
 	}
 	return err
 }

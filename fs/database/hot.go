@@ -59,10 +59,7 @@ func (db *DB) installHot() error {
 
 // saveIndex leaves a head in the bucket, unless the one that is there is as good.
 func (db *DB) saveIndex(ctx context.Context) error {
-	db.mu.RLock()
-	touched := slices.Clone(db.touched)
-	size := db.pageSize
-	db.mu.RUnlock()
+	touched := db.touchedPages()
 	at := db.index.TXID()
 	if at == 0 {
 		return nil
@@ -79,17 +76,33 @@ func (db *DB) saveIndex(ctx context.Context) error {
 			return nil
 		}
 	}
+	err := db.saveHead(ctx, touched)
+	if err != nil && saved {
+		db.opts.Logger.Warn("cannot improve the hot pack", "database", db.opts.Name, "err", err)
+		return nil
+	}
+	return err
+}
+
+// saveHead leaves a head in the bucket.
+func (db *DB) saveHead(ctx context.Context, touched []uint32) error {
+	db.mu.RLock()
+	size := db.pageSize
+	db.mu.RUnlock()
 	_, err := db.opts.Log.SaveHead(ctx, db.index, history.Hot{
 		Touched: touched,
 		Read: func(page uint32, data []byte) bool {
 			return len(data) == size && db.has(page) && db.readLocal(page, data) == nil
 		},
 	})
-	if err != nil && saved {
-		db.opts.Logger.Warn("cannot improve the hot pack", "database", db.opts.Name, "err", err)
-		return nil
-	}
 	return err
+}
+
+// touchedPages are the pages that were asked for first.
+func (db *DB) touchedPages() []uint32 {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	return slices.Clone(db.touched)
 }
 
 // HeadSize is the size in bytes of the head that stands in the bucket for

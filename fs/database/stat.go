@@ -21,6 +21,7 @@ type counters struct {
 	inflight                                    atomic.Bool
 	shippedAt                                   atomic.Int64 // nanoseconds of Unix time
 	shippedPages, shippedFiles                  atomic.Int64
+	compactions, expiredFiles                   atomic.Int64
 
 	mu        sync.Mutex // protects latencies
 	latencies []time.Duration
@@ -78,6 +79,8 @@ type Stat struct {
 	FetchedBytes int64
 	CorruptPages int64 // fetched and refused
 	ShipFailures int64
+	Compactions  int64    // runs that went well
+	ExpiredFiles int64    // deleted since something compacted had replaced them for long enough
 	Cold         Cold     // how it was opened
 	Degraded     []string // why commits may be exposed for longer than the ship interval
 }
@@ -91,6 +94,7 @@ func (db *DB) Stat() Stat {
 		Faults:   db.stats.faults.Load(), FetchedPages: db.stats.fetchedPages.Load(),
 		FetchedBytes: db.stats.fetchedBytes.Load(), CorruptPages: db.stats.corrupt.Load(),
 		ShipFailures: db.stats.shipFailures.Load(), Cold: db.cold.read(),
+		Compactions: db.stats.compactions.Load(), ExpiredFiles: db.stats.expiredFiles.Load(),
 	}
 	s.FaultP50, s.FaultP99 = db.stats.percentiles()
 	if at := db.stats.shippedAt.Load(); at != 0 {

@@ -4,6 +4,8 @@
 // `litestream restore` can read it without atc:
 //
 //	<folder>/0000/<min TXID>-<max TXID>.ltx   what was committed, one TXID a file
+//	<folder>/0001, 0002/<min>-<max>.ltx       windows of 5 minutes and of an hour, merged
+//	<folder>/0009/<1>-<max>.ltx               snapshots
 //	<folder>/atc/<TXID>.head                  what a cold reader fetches: position, changes, hot pack
 //	<folder>/atc/<TXID>.index                 where each page was at a TXID, in blocks
 //
@@ -17,6 +19,12 @@
 // the head. A file each: head.go and headdecode.go have the head's format,
 // indexobject.go that of the index object, hot.go that of the hot pack.
 //
-// Limitations: files are not compacted and never deleted yet, and one file can
-// hold no more than a single PUT of the store.
+// [Log.Compact] merges, [Log.Retain] deletes what the [Policy] no longer keeps,
+// [Log.Find] and [Log.LoadAt] go back in time, [Log.WriteTo] and [Log.CopyTo]
+// copy a whole database.
+//
+// Limitations: one file can hold no more than a single PUT of the store, so that
+// a database of which more than that would be left compressed gets no snapshot,
+// and its files of level 2 stay. A copy that takes longer than Policy.Grace may
+// find a file gone.
 package history

@@ -181,16 +181,9 @@ func (l *Log) SaveHead(ctx context.Context, x *Index, hot Hot) (TXID, error) {
 			return 0, err
 		}
 	}
-	x.mu.Lock()
-	base := x.base
-	x.mu.Unlock()
-	if base != nil && base.unsaved != nil {
-		if _, err := l.bucket.Put(ctx, base.key, bytes.NewReader(base.unsaved), bucket.PutOptions{}); err != nil {
-			return 0, err
-		}
-		x.mu.Lock()
-		base.unsaved = nil
-		x.mu.Unlock()
+	base, err := l.putBase(ctx, x)
+	if err != nil {
+		return 0, err
 	}
 	at, head := x.makeHead(hot)
 	key := l.headKey(at)
@@ -216,6 +209,49 @@ func (l *Log) SaveHead(ctx context.Context, x *Index, hot Hot) (TXID, error) {
 		}
 	}
 	return at, nil
+}
+
+// putBase writes the index object under x, if it does not stand yet, and returns
+// it; nil for none.
+func (l *Log) putBase(ctx context.Context, x *Index) (*indexObject, error) {
+	x.mu.Lock()
+	base := x.base
+	x.mu.Unlock()
+	if base == nil || base.unsaved == nil {
+		return base, nil
+	}
+	if _, err := l.bucket.Put(ctx, base.key, bytes.NewReader(base.unsaved), bucket.PutOptions{}); err != nil {
+		return nil, err
+	}
+	x.mu.Lock()
+	base.unsaved = nil
+	x.mu.Unlock()
+	return base, nil
+}
+
+// saveBase leaves the whole of x in the bucket as an index object, without a
+// head: x is that of a snapshot, from which time travel begins.
+func (l *Log) saveBase(ctx context.Context, x *Index) error {
+	if err := x.rebase(l); err != nil {
+		return err
+	}
+	_, err := l.putBase(ctx, x)
+	return err
+}
+
+// Standing are the TXIDs of the objects that a cold open of x reads: its head,
+// and the index object under that.
+func (x *Index) Standing() []TXID {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.saved.txid == 0 {
+		return nil
+	}
+	standing := []TXID{x.saved.txid}
+	if x.base != nil {
+		standing = append(standing, x.base.txid)
+	}
+	return standing
 }
 
 // makeHead encodes the head of x as it is at one moment.

@@ -18,10 +18,6 @@ const (
 	smallOverlay = 4096
 	// overlayShare is the part of a database's pages that may stand in the head.
 	overlayShare = 16
-
-	// snapshotLevel is the level of the files that hold all pages, as Litestream
-	// numbers it.
-	snapshotLevel = 9
 )
 
 // crowded reports whether too much changed since the base.

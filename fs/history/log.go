@@ -126,11 +126,11 @@ func (l *Log) ReadPage(ctx context.Context, x *Index, page uint32) ([]byte, erro
 // CatchUp applies to x all files behind its TXID. A gap in them is Corrupt: what
 // lies behind it cannot be a state that existed.
 func (l *Log) CatchUp(ctx context.Context, x *Index) error {
-	prefix := l.folder + "/0000/"
-	after := ""
-	if at := x.TXID(); at != 0 {
-		after = prefix + ltx.FormatFilename(at, at)
+	if x.TXID() == 0 {
+		return l.advance(ctx, x)
 	}
+	prefix, begin := l.folder+"/0000/", x.TXID()
+	after := prefix + ltx.FormatFilename(begin, begin)
 	for e, err := range l.bucket.List(ctx, prefix, bucket.ListOptions{After: after}) {
 		if err != nil {
 			return err
@@ -139,9 +139,19 @@ func (l *Log) CatchUp(ctx context.Context, x *Index) error {
 		if err != nil || last <= x.TXID() {
 			continue // not an LTX file, or one that the index covers
 		}
-		if err := l.apply(ctx, x, FileRef{Level: 0, Min: first, Max: last}); err != nil {
+		if first > x.TXID()+1 {
+			return l.advance(ctx, x) // what lies between was compacted
+		}
+		err = l.apply(ctx, x, FileRef{Level: 0, Min: first, Max: last})
+		if errors.Is(errors.NotExist, err) {
+			return l.advance(ctx, x) // compacted since it was listed
+		}
+		if err != nil {
 			return err
 		}
+	}
+	if x.TXID() == begin {
+		return l.advance(ctx, x) // a copied history may end on another level
 	}
 	return nil
 }

@@ -121,7 +121,7 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) error 
 			root.Close()
 		}
 	}()
-	t.root, t.epoch, t.unhold = root, held.Epoch, unhold
+	t.root, t.epoch, t.unhold, t.opening = root, held.Epoch, unhold, a.opening
 	t.held, t.local = held, localState{
 		Epoch: held.Epoch, Session: t.v.session, Boot: t.v.boot,
 		Ready:     worth == ahead, // else not before the tree is laid out

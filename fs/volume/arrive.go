@@ -20,18 +20,31 @@ type arrival struct {
 	before tenant.Record
 	files  *tenant.FileIndex
 	wanted *wanted // of the database to be opened; nil if unknown
+
+	opening Opening
+}
+
+// Opening is what it took to get a tenant.
+type Opening struct {
+	At      time.Time
+	Record  time.Duration // reading the record, which may have been done before by who looked
+	Acquire time.Duration // writing it
+	Took    time.Duration // all, from the wish to have it; the record may have been there by then
 }
 
 // arrive takes the tenant. Path is what somebody wants to open.
 func (t *Tenant) arrive(ctx context.Context, path string) (arrival, error) {
-	loaded, err := t.loaded(ctx)
+	began := time.Now()
+	loaded, took, err := t.loaded(ctx)
 	if err != nil {
 		return arrival{}, err
 	}
 	files := begin(func() (*tenant.FileIndex, error) { return t.contents.Load(ctx) })
 	index := begin(func() (*wanted, error) { return t.expected(ctx, &loaded.Record, path) })
 	var a arrival
+	taking := time.Now()
 	a.held, a.before, err = t.v.registry.Acquire(ctx, t.id, loaded)
+	a.opening.Acquire = time.Since(taking)
 	a.files, _ = files()
 	a.wanted, _ = index() // what fails is loaded again by who needs it
 	if errors.Retryable(err) {
@@ -46,6 +59,7 @@ func (t *Tenant) arrive(ctx context.Context, path string) (arrival, error) {
 	if a.files == nil {
 		a.files, err = t.contents.Load(ctx)
 	}
+	a.opening.At, a.opening.Record, a.opening.Took = began, took, time.Since(began)
 	return a, err
 }
 
@@ -80,22 +94,25 @@ func (v *Volume) chase(id string) {
 	}()
 }
 
-// loaded is the record as it was read not long ago.
-func (t *Tenant) loaded(ctx context.Context) (*tenant.Held, error) {
+// loaded is the record as it was read not long ago, and how long that took.
+func (t *Tenant) loaded(ctx context.Context) (*tenant.Held, time.Duration, error) {
 	t.viewing.Lock()
 	v := t.view
 	t.view = nil
 	t.viewing.Unlock()
 	if v != nil && t.v.opts.Now().Sub(v.at) <= viewFor {
-		return v.record, nil
+		return v.record, v.took, nil
 	}
-	return t.v.registry.Load(ctx, t.id)
+	began := time.Now()
+	held, err := t.v.registry.Load(ctx, t.id)
+	return held, time.Since(began), err
 }
 
 // wanted is the page index of a database, with the log it came from.
 type wanted struct {
 	log   *history.Log
 	index *history.Index
+	took  time.Duration
 }
 
 // expected loads the page index of a database where its record says that it
@@ -105,12 +122,13 @@ func (t *Tenant) expected(ctx context.Context, r *tenant.Record, path string) (*
 	if d == nil || r.Owner != nil || d.TXID == 0 {
 		return nil, nil
 	}
+	began := time.Now()
 	log := history.NewLog(t.v.bucketFor(&t.counters), tenant.DatabaseFolder(t.id, d.Folder))
 	index, err := log.Load(ctx, d.TXID, d.Head)
 	if err != nil || index.TXID() != d.TXID {
 		return nil, err
 	}
-	return &wanted{log, index}, nil
+	return &wanted{log, index, time.Since(began)}, nil
 }
 
 // begin runs fn beside the caller, who gets its result from the returned

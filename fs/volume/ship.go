@@ -139,7 +139,11 @@ func (e *entry) tick(ctx context.Context, now time.Time) error {
 	} else if now.Sub(idle) > t.v.opts.CloseAfter && !unrecorded {
 		return e.close(ctx, false)
 	}
-	return db.Ship(ctx)
+	if err := db.Ship(ctx); err != nil {
+		return err
+	}
+	db.CompactIfDue()
+	return nil
 }
 
 // close closes the database of e, unless it is in use again. With force the

@@ -39,6 +39,7 @@ type Tenant struct {
 	held      *tenant.Held // its fields are those of whoever holds recording
 	epoch     uint64       // of our ownership
 	unhold    func()       // lets go of the machine's lease
+	opening   Opening      // what it took to get the tenant
 	lost      error        // why the tenant is ours no more
 	suspended bool         // the lease had lapsed, and the record was not asked since
 	lapses    int          // of the lease, while the tenant was ours
@@ -199,6 +200,7 @@ func (e *entry) options() database.Options {
 		New:          e.fresh,
 		Keep:         e.keep,
 		Commit:       t.v.opts.Commit,
+		Compaction:   t.v.compaction,
 		Clean:        e.clean,
 		Announce:     t.announce,
 		Now:          t.v.opts.Now,
@@ -207,7 +209,7 @@ func (e *entry) options() database.Options {
 		SharedIndex:  t.v.passthrough.Load(),
 	}
 	if e.wanted != nil {
-		o.Log, o.Index = e.wanted.log, e.wanted.index
+		o.Log, o.Index, o.IndexTook = e.wanted.log, e.wanted.index, e.wanted.took
 	}
 	return o
 }

@@ -27,6 +27,7 @@ type view struct {
 	record  *tenant.Held
 	files   *tenant.FileIndex // nil until something asks for plain files
 	at      time.Time
+	took    time.Duration        // to read the record
 	entries map[string]viewEntry // by path; of the databases alone while files is nil
 }
 
@@ -73,11 +74,13 @@ func (t *Tenant) viewed(ctx context.Context, all bool) (*view, error) {
 	now := t.v.opts.Now()
 	v := t.view
 	if v == nil || now.Sub(v.at) > viewFor {
+		began := time.Now()
 		held, err := t.v.registry.Load(ctx, t.id)
 		if err != nil {
 			return nil, err
 		}
 		v = newView(held, now)
+		v.took = time.Since(began)
 		t.view = v
 	}
 	if all && v.files == nil {

@@ -32,7 +32,9 @@ import (
 	"time"
 
 	"atc/fs/bucket"
+	"atc/fs/database"
 	"atc/fs/errors"
+	"atc/fs/history"
 	"atc/fs/tenant"
 	"atc/fs/tenant/tenantid"
 )
@@ -64,6 +66,9 @@ type Options struct {
 	// ReleaseAfter is how long a tenant of which nothing is open stays ours; 60 s
 	// by default.
 	ReleaseAfter time.Duration
+	// Policy says how histories are compacted and what is kept of them; by
+	// default [history.DefaultPolicy].
+	Policy *history.Policy
 	// CacheLimit is how many bytes of the disk the cache folder should take; 0
 	// for any number. Files of tenants in use are not counted out: see
 	// budget.go.
@@ -105,7 +110,9 @@ type Volume struct {
 	lock     *os.File
 	registry *tenant.Registry
 	lease    *tenant.Lease
-	counters bucket.Counters
+
+	compaction *database.Compaction
+	counters   bucket.Counters
 
 	nextSerial  atomic.Uint64 // see Attr.Serial
 	passthrough atomic.Bool
@@ -156,6 +163,9 @@ func Open(ctx context.Context, opts Options) (_ *Volume, err error) {
 	if v.boot, err = bootID(); err != nil {
 		return nil, err
 	}
+	if err := v.prepareCompaction(); err != nil {
+		return nil, err
+	}
 	v.ctx, v.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	plain := bucket.Count(opts.Bucket, &v.counters)
 	v.lease = tenant.NewLease(plain, tenant.LeaseOptions{
@@ -174,6 +184,28 @@ func Open(ctx context.Context, opts Options) (_ *Volume, err error) {
 	v.work.Add(1)
 	go v.shipLoop()
 	return v, nil
+}
+
+// compactions is how many histories are compacted at a time: each reads and
+// writes as fast as the store does.
+const compactions = 2
+
+// prepareCompaction makes the folder for what is being merged, without what a
+// run that was killed has left there.
+func (v *Volume) prepareCompaction() error {
+	p := history.DefaultPolicy()
+	if v.opts.Policy != nil {
+		p = *v.opts.Policy
+	}
+	p.Dir = filepath.Join(v.opts.Cache, "merging")
+	if err := os.RemoveAll(p.Dir); err != nil {
+		return errors.E("open cache folder", p.Dir, errors.Other, err)
+	}
+	if err := os.MkdirAll(p.Dir, 0o700); err != nil {
+		return errors.E("open cache folder", p.Dir, errors.Other, err)
+	}
+	v.compaction = &database.Compaction{Policy: p, Slots: make(chan struct{}, compactions)}
+	return nil
 }
 
 // lockFolder makes this process the only one that uses a cache folder. The lock
@@ -310,6 +342,7 @@ func (v *Volume) Tenant(ctx context.Context, id string) (*Tenant, error) {
 	if v.opts.Now().Sub(at) < absentFor {
 		return nil, errors.E("open tenant", id, errors.NotExist, nil)
 	}
+	began := time.Now()
 	held, err := v.registry.Load(ctx, id)
 	if err != nil {
 		if errors.Is(errors.NotExist, err) {
@@ -322,7 +355,13 @@ func (v *Volume) Tenant(ctx context.Context, id string) (*Tenant, error) {
 		}
 		return nil, err
 	}
-	return v.add(id, held), nil
+	t = v.add(id, held)
+	t.viewing.Lock()
+	if t.view != nil && t.view.record == held {
+		t.view.took = time.Since(began)
+	}
+	t.viewing.Unlock()
+	return t, nil
 }
 
 // add returns the Tenant of an ID. Held is its record if that was just read.

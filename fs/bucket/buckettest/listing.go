@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"atc/fs/bucket"
 )
@@ -22,6 +23,9 @@ func list(t *testing.T, b bucket.Bucket, prefix string, opts bucket.ListOptions)
 		}
 		if strings.HasSuffix(e.Key, "/") != (e.Size == 0) {
 			t.Errorf("list %q %+v: %s has size %d", prefix, opts, e.Key, e.Size)
+		}
+		if strings.HasSuffix(e.Key, "/") != e.Modified.IsZero() {
+			t.Errorf("list %q %+v: %s was modified at %v", prefix, opts, e.Key, e.Modified)
 		}
 		keys = append(keys, e.Key)
 	}
@@ -73,6 +77,15 @@ func listEdges(t *testing.T, b bucket.Bucket) {
 	} {
 		if got := list(t, b, c.prefix, c.opts); !slices.Equal(got, c.want) {
 			t.Errorf("list %q %+v\n got %q\nwant %q", c.prefix, c.opts, got, c.want)
+		}
+	}
+	// An entry's time is the object's, as a read gives it.
+	for e, err := range b.List(t.Context(), "a.b", opts{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, info := get(t, b, e.Key); !info.Modified.Truncate(time.Second).Equal(e.Modified.Truncate(time.Second)) {
+			t.Errorf("%s was modified at %v when listed, at %v when read", e.Key, e.Modified, info.Modified)
 		}
 	}
 	// A listing can be left, and started again.
