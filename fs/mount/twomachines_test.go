@@ -34,7 +34,6 @@ const hammerLease = time.Second
 type site struct {
 	t       *testing.T
 	name    string
-	bucket  string // folder of the store's, unused
 	store   string
 	network *s3test.Proxy
 

@@ -64,6 +64,9 @@ type Database struct {
 	Pages    uint32    `json:"pages,omitempty"`
 	Mode     uint32    `json:"mode"` // permission bits
 	Modified time.Time `json:"modified,omitzero"`
+	// Since is when a restore put it here. Its history begins earlier, but what
+	// was at its path then is in Removed. Zero for all others.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // Removed is a database that was deleted.

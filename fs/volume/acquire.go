@@ -182,7 +182,7 @@ func (t *Tenant) survey(ctx context.Context, held *tenant.Held, local *localStat
 		if void {
 			was, known := local.Databases[d.Folder]
 			delete(local.Databases, d.Folder)
-			d.Folder = newFolder(path)
+			d.Folder = tenant.NewFolder(path)
 			if known {
 				local.Databases[d.Folder] = was
 			}

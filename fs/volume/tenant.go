@@ -2,12 +2,10 @@ package volume
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -162,27 +160,12 @@ func (t *Tenant) complain(err error) {
 // newEntry makes the database that begins with the file at path. Nothing is in
 // the bucket yet. Tenant.mu is held.
 func (t *Tenant) newEntry(path string, inode uint64) *entry {
-	e := &entry{tenant: t, path: path, folder: newFolder(path), fresh: true, keep: true}
+	e := &entry{tenant: t, path: path, folder: tenant.NewFolder(path), fresh: true, keep: true}
 	e.record = tenant.Database{Folder: e.folder, Mode: 0o644}
 	t.databases[path] = e
 	t.local.Databases[e.folder] = localDatabase{Inode: inode}
 	t.changed = true
 	return e
-}
-
-// newFolder names a database's folder in the bucket: after its file, for people,
-// and like no other one.
-func newFolder(path string) string {
-	base := filepath.Base(path)
-	clean := strings.Map(func(r rune) rune {
-		switch {
-		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '.', r == '-', r == '_':
-			return r
-		}
-		return '_'
-	}, base)
-	clean = strings.TrimLeft(clean[:min(len(clean), 100)], ".")
-	return clean + "-" + strings.ToLower(rand.Text()[:16])
 }
 
 // options is how the database of e is opened now. Tenant.mu is held.

@@ -122,6 +122,7 @@ type Volume struct {
 	ctx    context.Context // ends when the volume is closed
 	cancel context.CancelFunc
 	work   sync.WaitGroup // the ship loop, hydrations, recoveries
+	past   Past
 
 	mu      sync.Mutex // protects what follows
 	tenants map[string]*Tenant
@@ -166,6 +167,7 @@ func Open(ctx context.Context, opts Options) (_ *Volume, err error) {
 	if err := v.prepareCompaction(); err != nil {
 		return nil, err
 	}
+	v.past.v = v
 	v.ctx, v.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	plain := bucket.Count(opts.Bucket, &v.counters)
 	v.lease = tenant.NewLease(plain, tenant.LeaseOptions{
@@ -426,6 +428,7 @@ func (v *Volume) all() []*Tenant {
 func (v *Volume) Close(ctx context.Context) error {
 	v.cancel()
 	v.work.Wait()
+	v.past.close()
 	err := v.releaseAll(ctx)
 	err = stderrors.Join(err, v.lease.Close(ctx, err == nil), v.lostErrors())
 	v.lock.Close()
