@@ -16,6 +16,7 @@ import (
 
 	"atc/cmd/atc/config"
 	"atc/fs/errors"
+	"atc/fs/history"
 	"atc/fs/volume"
 	"atc/policy"
 	"atc/proxy"
@@ -83,13 +84,15 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 	}
 	defer listener.Close()
 
+	kept := history.DefaultPolicy()
+	kept.Keep0, kept.Keep1, kept.Keep2 = c.History.EveryCommit, c.History.EveryFiveMins, c.History.EveryHour
 	processes := &instances{}
 	fs, err := openFilesystem(ctx, filesystemOptions{
 		Store: c.Store, Mountpoint: c.Mount, Passthrough: c.Passthrough != "off", Instances: processes,
 		Volume: volume.Options{
 			Cache: c.Cache, Logger: logger, Machine: c.Machine, Region: c.Region,
 			ShipInterval: c.ShipInterval, HydrateAfter: c.HydrateAfter, Commit: c.Durability == "commit",
-			Heartbeat: c.Heartbeat, Lease: c.Lease, ReleaseAfter: c.ReleaseAfter, CacheLimit: int64(c.CacheLimit),
+			Heartbeat: c.Heartbeat, Lease: c.Lease, ReleaseAfter: c.ReleaseAfter, CacheLimit: int64(c.CacheLimit), Policy: &kept,
 		},
 	})
 	if err != nil {

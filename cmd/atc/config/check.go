@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"atc/fs/history"
 	"atc/fs/tenant"
 	"atc/policy"
 )
@@ -50,6 +51,11 @@ func (r *reader) check(c *Config) {
 	r.oneOf("passthrough", c.Passthrough, "auto", "off")
 	r.name("region", c.Region)
 	r.name("machine", c.Machine)
+
+	// A file that was replaced stays at least that long: somebody may read it.
+	r.duration("history.every_commit", c.History.EveryCommit, history.DefaultPolicy().Grace)
+	r.duration("history.every_five_minutes", c.History.EveryFiveMins, c.History.EveryCommit)
+	r.duration("history.every_hour", c.History.EveryHour, c.History.EveryFiveMins)
 
 	r.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	r.oneOf("log.format", c.Log.Format, "text", "json")

@@ -44,16 +44,25 @@ type Config struct {
 	Region       string        `toml:"region"`        // where this machine is; may be empty
 	Machine      string        `toml:"machine"`       // name of this machine; empty: an ID kept in Cache
 
-	Log    Log    `toml:"log"`
-	Policy Policy `toml:"policy"`
-	App    App    `toml:"app"`
-	Proxy  Proxy  `toml:"proxy"`
+	Log     Log     `toml:"log"`
+	History History `toml:"history"`
+	Policy  Policy  `toml:"policy"`
+	App     App     `toml:"app"`
+	Proxy   Proxy   `toml:"proxy"`
 }
 
 // Log is about atc's own log, on standard error.
 type Log struct {
 	Level  string `toml:"level"`  // debug, info, warn or error
 	Format string `toml:"format"` // text or json
+}
+
+// History is about the past of databases in the store: how long one can go back
+// to what.
+type History struct {
+	EveryCommit   time.Duration `toml:"every_commit"`       // each transaction
+	EveryFiveMins time.Duration `toml:"every_five_minutes"` // the last transaction of each five minutes
+	EveryHour     time.Duration `toml:"every_hour"`         // the last one of each hour
 }
 
 // Policy is about the resolver.

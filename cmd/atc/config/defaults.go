@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"atc/fs/history"
 	"atc/fs/tenant"
 )
 
@@ -35,6 +36,12 @@ func defaults(env func(string) string, makeable func(string) bool) Config {
 		Passthrough:  "auto", // native speed where the kernel has it
 		Region:       env("FLY_REGION"),
 		Machine:      env("FLY_MACHINE_ID"),
+
+		History: History{
+			EveryCommit:   history.DefaultPolicy().Keep0, // to undo what was just done
+			EveryFiveMins: history.DefaultPolicy().Keep1, // to find when it went wrong today
+			EveryHour:     history.DefaultPolicy().Keep2, // as backups are usually kept
+		},
 
 		Log: Log{Level: "info", Format: "text"},
 
