@@ -1,6 +1,7 @@
 package mount_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"os"
@@ -91,6 +92,34 @@ func TestIdleTenantsMoveOn(t *testing.T) {
 	}
 	one.stop(t)
 	two.stop(t)
+}
+
+// TestKilledWhileReleasing has a machine killed after the record was released and
+// before it noted so: nothing was lost, and nothing is said to be.
+func TestKilledWhileReleasing(t *testing.T) {
+	dir := t.TempDir()
+	b := openBucket(t, dir)
+	m := boot(t, dir, b, quick(), true)
+	db := filepath.Join(m.MakeTenant(t, "acme"), "a.db")
+	mounttest.SQL(t, db, "create table t(a); insert into t values(1);")
+	m.stop(t)
+	note := filepath.Join(m.Cache, "tenants", "acme", "local.json")
+	raw, err := os.ReadFile(note)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(note, bytes.Replace(raw, []byte(`"clean":true`), []byte(`"clean":false`), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	m = boot(t, dir, b, quick(), true)
+	if got := mounttest.SQL(t, db, "select a from t"); got != "1" {
+		t.Errorf("it reads %q", got)
+	}
+	if lost := m.Volume.Lost(); len(lost) > 0 {
+		t.Errorf("it reports %+v", lost)
+	}
+	m.stop(t)
 }
 
 // TestLookingTakesNothing lists and stats a tenant on a machine that is not its

@@ -37,6 +37,8 @@ func (v *Volume) judge(local localState, before tenant.Record) trust {
 		return cold
 	case local.Clean:
 		return settled
+	case before.Owner == nil && before.Epoch == local.Epoch:
+		return cold // killed between the record's release and the note of it: all was shipped
 	case local.Boot != v.boot:
 		return strange // what was never synced is gone, and nobody can say what was
 	case before.Owner == nil || before.Owner.Machine != v.machine:
