@@ -116,7 +116,7 @@ func (db *DB) cut() (*shipment, error) {
 	pageSize := db.pageSize
 	db.capture.Unlock()
 
-	s, err := db.encode(old, pageSize)
+	s, err := db.encode(old, pageSize, db.index.TXID()+1)
 	if err != nil {
 		db.putBack(old)
 		return nil, err
@@ -153,7 +153,7 @@ func (db *DB) putBack(old *spool) {
 }
 
 // encode writes the LTX file of a spool into a scratch file.
-func (db *DB) encode(s *spool, pageSize int) (*shipment, error) {
+func (db *DB) encode(s *spool, pageSize int, txid history.TXID) (*shipment, error) {
 	f, err := os.CreateTemp(db.opts.Dir, "ltx-*")
 	if err != nil {
 		return nil, fmt.Errorf("make LTX file: %w", err)
@@ -163,7 +163,7 @@ func (db *DB) encode(s *spool, pageSize int) (*shipment, error) {
 		return nil, fmt.Errorf("make LTX file: %w", err)
 	}
 	c := history.Commit{
-		PageSize: pageSize, Pages: s.pages, TXID: db.index.TXID() + 1,
+		PageSize: pageSize, Pages: s.pages, TXID: txid,
 		Time: db.index.NextTime(db.opts.Now()), Epoch: db.opts.Epoch,
 	}
 	if known := int64(s.low) + int64(len(s.at)); int64(s.pages) > known+maxUnwritten {

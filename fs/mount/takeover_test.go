@@ -10,8 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"atc/fs/bucket"
 	"atc/fs/bucket/faulty"
 	"atc/fs/errors"
+	"atc/fs/history"
 	"atc/fs/mount/mounttest"
 	"atc/fs/volume"
 )
@@ -100,6 +102,9 @@ func TestLeaseLapses(t *testing.T) {
 				if lost := first.Volume.Lost()[0]; lost.Pages == 0 || lost.Folder == "" {
 					t.Errorf("what was not shipped is not kept: %+v", lost)
 				}
+				if kept := salvaged(t, plain, "acme"); len(kept) != 1 {
+					t.Errorf("the bucket has %v of what was not shipped", kept)
+				}
 				// It is an ordinary machine again.
 				eventually(t, "it can be used again", func() bool {
 					got, err := mounttest.TrySQL(db, "select group_concat(a) from t")
@@ -122,6 +127,27 @@ func TestLeaseLapses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// salvaged reads the transactions that a machine could not ship.
+func salvaged(t testing.TB, b bucket.Bucket, id string) (commits []history.Commit) {
+	t.Helper()
+	for e, err := range b.List(t.Context(), "tenants/"+id+"/lost/", bucket.ListOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, info, err := b.Get(t.Context(), e.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := history.Decode(body, info.Size, func(history.Page, history.Place) error { return nil })
+		body.Close()
+		if err != nil {
+			t.Errorf("%s: %v", e.Key, err)
+		}
+		commits = append(commits, c)
+	}
+	return commits
 }
 
 // TestOnlyTheOwnerOpens has a machine look at what another one owns: it may be

@@ -30,6 +30,7 @@
 package tenant
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -80,6 +81,12 @@ type Removed struct {
 func prefix(id string) string { return "tenants/" + id + "/" }
 
 func recordKey(id string) string { return prefix(id) + "tenant.json" }
+
+// LostKey is where a machine that lost a tenant keeps a transaction of a database
+// that it could not ship, by the epoch of its ownership.
+func LostKey(id, machine string, epoch uint64, folder string, txid uint64) string {
+	return fmt.Sprintf("%slost/%s-%d/%s/%016x.ltx", prefix(id), machine, epoch, folder, txid)
+}
 
 // DatabaseFolder is the key below which a database's history lies.
 func DatabaseFolder(id, folder string) string { return prefix(id) + "db/" + folder }

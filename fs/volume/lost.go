@@ -1,14 +1,18 @@
 package volume
 
 import (
+	"context"
 	stderrors "errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"atc/fs/bucket"
 	"atc/fs/errors"
+	"atc/fs/tenant"
 )
 
 // This file defines what happens when this machine cannot know that it owns its
@@ -144,6 +148,7 @@ func (t *Tenant) bury() error {
 		return nil
 	}
 	lost := Lost{ID: t.id, At: t.v.opts.Now(), Epoch: t.epoch, Err: t.lost}
+	var left []*entry
 	unshipped := t.files.dirty || len(t.files.touched) > 0 || t.changed
 	for _, e := range t.databases {
 		if e.db == nil {
@@ -153,14 +158,22 @@ func (t *Tenant) bury() error {
 		s := e.db.Stat()
 		lost.Pages += e.db.Unshipped()
 		unshipped = unshipped || s.PendingPages > 0 || s.InFlight || len(s.Degraded) > 0
-		e.db.Abandon()
-		e.db = nil
+		left = append(left, e)
 	}
 	t.held, t.gone = nil, true
 	t.unhold()
 	t.root.Close()
 	t.mu.Unlock()
 	defer t.v.drop(t)
+	for _, e := range left { // nobody else has them: nothing of the tenant is open
+		if err := t.salvage(e); err != nil {
+			t.v.opts.Logger.Error("cannot copy unshipped pages into the bucket; they stay in the cache folder", "tenant", t.id, "err", err)
+		}
+		t.mu.Lock()
+		e.db.Abandon()
+		e.db = nil
+		t.mu.Unlock()
+	}
 	var err error
 	if unshipped {
 		lost.Folder, err = t.setAside()
@@ -172,6 +185,23 @@ func (t *Tenant) bury() error {
 		return errors.E("keep local files of tenant", t.id, errors.Other, err)
 	}
 	return nil
+}
+
+// salvageWithin bounds how long the bucket is given to take what was not shipped.
+const salvageWithin = 20 * time.Second
+
+// salvage puts what a database could not ship beside its tenant in the bucket,
+// under this machine's name: the local disk may go with the machine. It needs no
+// lease, since nobody else writes there.
+func (t *Tenant) salvage(e *entry) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.v.ctx), salvageWithin)
+	defer cancel()
+	plain := bucket.Count(t.v.opts.Bucket, &t.v.counters)
+	return e.db.Salvage(ctx, func(ctx context.Context, txid uint64, file io.ReadSeeker) error {
+		key := tenant.LostKey(t.id, t.v.machine, t.epoch, e.folder, txid)
+		_, err := plain.Put(ctx, key, file, bucket.PutOptions{})
+		return err
+	})
 }
 
 // Lost lists the tenants that this run has lost to other machines, and those of
