@@ -86,15 +86,17 @@ func (l *Log) holds(ctx context.Context, key string, file io.ReadSeeker) (bool, 
 		if err2 != nil && err2 != io.EOF && err2 != io.ErrUnexpectedEOF {
 			return false, err2
 		}
+		ended := err == io.EOF || err == io.ErrUnexpectedEOF
+		if err != nil && !ended {
+			// Before the bytes are compared: half an answer differs from ours,
+			// and would have us believe that we are fenced.
+			return false, errors.E("get", key, errors.Unavailable, err)
+		}
 		if !bytes.Equal(theirs[:n], ours[:m]) {
 			return false, nil
 		}
-		switch err {
-		case nil:
-		case io.EOF, io.ErrUnexpectedEOF:
+		if ended {
 			return true, nil
-		default:
-			return false, errors.E("get", key, errors.Unavailable, err)
 		}
 	}
 }

@@ -46,7 +46,11 @@ func boot(t testing.TB, dir string, b bucket.Bucket, o volume.Options, passthrou
 	t.Helper()
 	ctx := context.Background()
 	m := &machine{FS: &mounttest.FS{Dir: filepath.Join(dir, "mnt"), Cache: filepath.Join(dir, "cache"), Bucket: b}}
-	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	var log io.Writer = t.Output()
+	if os.Getenv(daemonEnv) != "" {
+		log = os.Stderr // it is killed, not ended
+	}
+	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	o.Bucket, o.Cache, o.Logger = b, m.Cache, logger
 	if o.ShipInterval == 0 {
 		o.ShipInterval = time.Hour

@@ -136,8 +136,10 @@ func inserting(t testing.TB, db, pragmas string, d time.Duration, end func()) (a
 	go func() {
 		_, _ = io.WriteString(s.in, script.String()) // ends when the program is killed
 	}()
-	timer := time.AfterFunc(d, func() { end(); s.kill() })
-	defer timer.Stop()
+	time.AfterFunc(d, func() {
+		end()
+		_ = s.cmd.Process.Kill()
+	})
 	for s.out.Scan() {
 		var n int
 		if _, err := fmt.Sscan(s.out.Text(), &n); err != nil {
