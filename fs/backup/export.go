@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"atc/fs/errors"
+	"atc/fs/history"
 	"atc/fs/tenant"
 )
 
@@ -48,7 +49,7 @@ func (s *Service) Export(ctx context.Context, id, dir string, at Point, progress
 		}
 	}
 	for _, v := range versions {
-		c, err := s.exportDatabase(ctx, id, v, out, progress)
+		c, err := s.exportDatabase(ctx, id, v, at, out, progress)
 		if err != nil {
 			return report, errors.E("export", id+"/"+v.Path, errors.Other, err)
 		}
@@ -59,9 +60,13 @@ func (s *Service) Export(ctx context.Context, id, dir string, at Point, progress
 
 // exportDatabase writes one database under a temporary name, and renames it when
 // it is whole and on disk.
-func (s *Service) exportDatabase(ctx context.Context, id string, v Version, out *export, progress Progress) (Copied, error) {
+func (s *Service) exportDatabase(ctx context.Context, id string, v Version, at Point, out *export, progress Progress) (Copied, error) {
 	log := s.log(id, v.Folder)
-	x, err := log.LoadAt(ctx, v.At.TXID)
+	var x *history.Index
+	err := standing(ctx, log, &v, at, func() (err error) {
+		x, err = log.LoadAt(ctx, v.At.TXID)
+		return err
+	})
 	if err != nil {
 		return Copied{}, err
 	}

@@ -35,7 +35,7 @@ func (s *Service) Fork(ctx context.Context, from, to string, at Point, progress 
 	var report Report
 	databases := make(map[string]*tenant.Database)
 	for _, v := range versions {
-		d, err := s.copyHistory(ctx, from, to, v, progress)
+		d, err := s.copyHistory(ctx, from, to, &v, at, progress)
 		if err != nil {
 			return report, err
 		}
@@ -55,22 +55,26 @@ func copied(path string, at history.Position, d *tenant.Database) Copied {
 	return Copied{Path: path, At: at, Bytes: int64(d.PageSize) * int64(d.Pages)}
 }
 
-// copyHistory copies the history of a database into a new folder, and returns
-// what the record is to say of it.
-func (s *Service) copyHistory(ctx context.Context, from, to string, v Version, progress Progress) (*tenant.Database, error) {
+// copyHistory copies the history of a database up to a version into a new folder,
+// and returns what the record is to say of it.
+func (s *Service) copyHistory(ctx context.Context, from, to string, v *Version, at Point, progress Progress) (*tenant.Database, error) {
 	log := s.log(from, v.Folder)
-	x, err := log.LoadAt(ctx, v.At.TXID)
-	if err != nil {
-		return nil, err
-	}
-	d := tenant.Database{Folder: tenant.NewFolder(v.Path), TXID: v.At.TXID, Mode: v.Mode, Modified: v.Modified}
+	d := tenant.Database{Mode: v.Mode, Modified: v.Modified}
+	err := standing(ctx, log, v, at, func() error {
+		d.Folder = tenant.NewFolder(v.Path) // of each attempt, since what one left is not for the next
+		x, err := log.LoadAt(ctx, v.At.TXID)
+		if err != nil {
+			return err
+		}
+		d.PageSize, d.Pages = x.Size()
+		return log.CopyTo(ctx, tenant.DatabaseFolder(to, d.Folder), v.At.TXID, func(done, total int) {
+			progress.report("copy", to+"/"+v.Path, int64(done), int64(total), "objects")
+		})
+	})
+	d.TXID = v.At.TXID
 	if !v.At.Time.IsZero() {
 		d.Modified = v.At.Time
 	}
-	d.PageSize, d.Pages = x.Size()
-	err = log.CopyTo(ctx, tenant.DatabaseFolder(to, d.Folder), v.At.TXID, func(done, total int) {
-		progress.report("copy", to+"/"+v.Path, int64(done), int64(total), "objects")
-	})
 	return &d, err
 }
 

@@ -133,6 +133,24 @@ func find(ctx context.Context, log *history.Log, at time.Time) (history.Position
 	return log.Find(ctx, at)
 }
 
+// standing does something with a version. Where its point has gone since it was
+// found, because the tenant is in use and was compacted, the one that the same
+// time means by now is taken; v says which.
+func standing(ctx context.Context, log *history.Log, v *Version, at Point, do func() error) error {
+	const tries = 3
+	for try := 1; ; try++ {
+		err := do()
+		if !errors.Is(errors.NotExist, err) || at.TXID != 0 || try == tries {
+			return err
+		}
+		again, findErr := find(ctx, log, at.Time)
+		if findErr != nil {
+			return err
+		}
+		v.At = again
+	}
+}
+
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.999Z") }
 
 // versions is what a point means for a tenant.

@@ -80,7 +80,7 @@ func (s *Service) prepare(ctx context.Context, held *tenant.Held, at Point, prog
 	var report Report
 	restored := make(map[string]*tenant.Database)
 	for _, v := range versions {
-		d, err := s.copyHistory(ctx, id, id, v, progress)
+		d, err := s.copyHistory(ctx, id, id, &v, at, progress)
 		if err != nil {
 			return report, nil, err
 		}

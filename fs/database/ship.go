@@ -87,8 +87,14 @@ func (db *DB) ship(ctx context.Context) error {
 		db.stats.shipFailures.Add(1)
 		return errors.E("ship", fmt.Sprintf("%s transaction %s", db.opts.Name, s.commit.TXID), errors.Other, err)
 	}
+	before, _ := db.index.Size()
 	if err := db.index.Apply(ref, s.commit, s.places); err != nil {
 		return fmt.Errorf("ship %s: %w", db.opts.Name, err)
+	}
+	if before != 0 && before != s.commit.PageSize {
+		if err := db.opts.Log.Snapshot(ctx, ref, db.opts.Dir); err != nil { // a compaction will make one
+			db.opts.Logger.Warn("cannot put a snapshot with the new page size", "database", db.opts.Name, "err", err)
+		}
 	}
 	db.inflight = nil
 	db.stats.inflight.Store(false)

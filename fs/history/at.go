@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	stderrors "errors"
 	"fmt"
 	"sort"
 	"sync"
@@ -35,22 +36,52 @@ const (
 // Range returns the first and the last position that can be restored, with one
 // listing and two small reads. It is NotExist for a history without any.
 func (l *Log) Range(ctx context.Context) (first, last Position, err error) {
-	points, err := l.points(ctx)
-	if err != nil {
-		return first, last, err
-	}
-	if first, err = l.position(ctx, points[0]); err != nil {
-		return first, last, err
-	}
-	last, err = l.position(ctx, points[len(points)-1])
+	err = l.relisting(func() error {
+		points, err := l.points(ctx)
+		if err != nil {
+			return err
+		}
+		first, last, err = l.ends(ctx, points)
+		return err
+	})
 	return first, last, err
+}
+
+// ends are the positions of the first and the last of some points.
+func (l *Log) ends(ctx context.Context, points []File) (first, last Position, err error) {
+	if first, err = l.position(ctx, points[0]); err == nil {
+		last, err = l.position(ctx, points[len(points)-1])
+	}
+	return first, last, err
+}
+
+// errGone is that a file has gone since it was listed.
+var errGone = stderrors.New("it was merged since it was listed")
+
+// relisting does again what met a file that had gone since it was listed. That
+// is not NotExist, which would say that there is no such point.
+func (l *Log) relisting(do func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := do()
+		if !stderrors.Is(err, errGone) || attempt == loadAttempts {
+			return err
+		}
+	}
 }
 
 // Find returns the last position that can be restored and is not later than
 // at. A time before the first is NotExist and names the range; one behind the
 // last is the last, since nothing was committed in between. It costs a listing
 // and a small read for each halving of the positions.
-func (l *Log) Find(ctx context.Context, at time.Time) (Position, error) {
+func (l *Log) Find(ctx context.Context, at time.Time) (found Position, err error) {
+	err = l.relisting(func() error {
+		found, err = l.find(ctx, at)
+		return err
+	})
+	return found, err
+}
+
+func (l *Log) find(ctx context.Context, at time.Time) (Position, error) {
 	points, err := l.points(ctx)
 	if err != nil {
 		return Position{}, err
@@ -73,11 +104,7 @@ func (l *Log) Find(ctx context.Context, at time.Time) (Position, error) {
 		return Position{}, err
 	}
 	if n == 0 {
-		first, err := l.position(ctx, points[0])
-		if err != nil {
-			return Position{}, err
-		}
-		last, err := l.position(ctx, points[len(points)-1])
+		first, last, err := l.ends(ctx, points)
 		if err != nil {
 			return Position{}, err
 		}
@@ -104,11 +131,21 @@ func (l *Log) points(ctx context.Context) ([]File, error) {
 
 // position reads the time of a file's last transaction out of its header.
 func (l *Log) position(ctx context.Context, f File) (Position, error) {
-	h, _, err := l.header(ctx, f.FileRef)
+	h, err := l.listedHeader(ctx, f)
 	if err != nil {
 		return Position{}, err
 	}
 	return Position{f.Max, time.UnixMilli(h.Timestamp)}, nil
+}
+
+// listedHeader is header for who listed the file, and lists anew when it has
+// gone: see relisting.
+func (l *Log) listedHeader(ctx context.Context, f File) (ltx.Header, error) {
+	h, _, err := l.header(ctx, f.FileRef)
+	if errors.Is(errors.NotExist, err) {
+		err = errors.E("read LTX header", l.fileKey(f.FileRef), errors.Unavailable, errGone)
+	}
+	return h, err
 }
 
 // header reads a file's header with a range read of 100 bytes.
@@ -289,11 +326,6 @@ func (l *Log) Rebuild(ctx context.Context, x *Index) error {
 	if err != nil {
 		return err
 	}
-	return fresh.each(ctx, func(page uint32, to Entry) error {
-		from, ok, err := x.Lookup(ctx, page)
-		if err == nil && ok && from.Hash == to.Hash {
-			x.move(page, from, to)
-		}
-		return err
-	})
+	_, err = x.become(fresh)
+	return err
 }

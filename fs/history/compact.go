@@ -271,6 +271,14 @@ func (c *compaction) snapshot(ctx context.Context) error {
 	return c.index.Replace(ctx, out.FileRef, places)
 }
 
+// Snapshot puts a commit that changed the page size, so that its file has every
+// page, once more as a snapshot: Litestream cannot restore what needs files of
+// two page sizes, and the snapshot that Compact makes may be long in coming.
+func (l *Log) Snapshot(ctx context.Context, ref FileRef, dir string) error {
+	_, _, err := l.merge(ctx, snapshotLevel, []File{{FileRef: ref}}, dir)
+	return err
+}
+
 // snapshotDue weighs the files behind the last snapshot against it.
 func (c *compaction) snapshotDue(ctx context.Context, plan []File) (bool, error) {
 	last, behind := plan[0], plan[1:]

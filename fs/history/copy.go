@@ -24,6 +24,19 @@ const copyParallel = 8
 // anything is copied. progress, which may be nil, counts objects and is never
 // called concurrently.
 func (l *Log) CopyTo(ctx context.Context, folder string, upTo TXID, progress func(done, total int)) error {
+	copied := make(map[string]bool)
+	for attempt := 1; ; attempt++ {
+		err := l.copyOnce(ctx, NewLog(l.bucket, folder), upTo, copied, progress)
+		// A file was merged and deleted between listing and copying.
+		if !errors.Is(errors.NotExist, err) || attempt == loadAttempts {
+			return err
+		}
+	}
+}
+
+// copyOnce copies by the listing of one moment, and notes keys that it may have
+// copied to: what it leaves when it fails is of the same history.
+func (l *Log) copyOnce(ctx context.Context, to *Log, upTo TXID, copied map[string]bool, progress func(done, total int)) error {
 	found, err := l.list(ctx)
 	if err != nil {
 		return err
@@ -35,7 +48,6 @@ func (l *Log) CopyTo(ctx context.Context, folder string, upTo TXID, progress fun
 	if err != nil {
 		return err
 	}
-	to := NewLog(l.bucket, folder)
 	var from, dest []string
 	for _, f := range plan {
 		from, dest = append(from, l.fileKey(f.FileRef)), append(dest, to.fileKey(f.FileRef))
@@ -50,9 +62,12 @@ func (l *Log) CopyTo(ctx context.Context, folder string, upTo TXID, progress fun
 		if err != nil {
 			return err
 		}
-		if !slices.Contains(dest, e.Key) {
+		if !slices.Contains(dest, e.Key) && !copied[e.Key] {
 			return errors.E("copy history", to.folder, errors.Exist, fmt.Errorf("it holds %s, which is of another history", e.Key))
 		}
+	}
+	for _, key := range dest {
+		copied[key] = true
 	}
 	return l.copyAll(ctx, from, dest, progress)
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/superfly/ltx"
 
@@ -64,7 +65,39 @@ func (l *Log) load(ctx context.Context, at TXID, headSize int64) (*Index, error)
 	if err := l.CatchUp(ctx, x); err != nil {
 		return nil, err
 	}
-	return x, nil
+	return x, l.learnLast(ctx, x)
+}
+
+// learnLast reads when and by whom the last commit was made out of a file that
+// ends with it, where x began with an index object alone, which does not say so:
+// by that the next commit's time is chosen, and a barrier refused.
+func (l *Log) learnLast(ctx context.Context, x *Index) error {
+	x.mu.Lock()
+	at, known := x.txid, x.txid == 0 || !x.time.IsZero()
+	x.mu.Unlock()
+	if known {
+		return nil
+	}
+	return l.relisting(func() error {
+		found, err := l.list(ctx)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(found.files, func(f File) bool { return f.Max == at })
+		if i < 0 {
+			return nil // it is lost; reading its pages will tell
+		}
+		h, err := l.listedHeader(ctx, found.files[i])
+		if err != nil {
+			return err
+		}
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if x.txid == at {
+			x.time, x.epoch = time.UnixMilli(h.Timestamp), h.NodeID
+		}
+		return nil
+	})
 }
 
 // openHead reads the head of a TXID, whose size is known or 0.

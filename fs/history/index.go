@@ -78,8 +78,8 @@ func (x *Index) Time() time.Time {
 	return x.time
 }
 
-// Epoch is the ownership in which the last commit was made; 0 where nothing
-// tells: without any commit, and behind an index object alone.
+// Epoch is the ownership in which the last commit was made; 0 without any, and
+// where the index was loaded as of an earlier transaction.
 func (x *Index) Epoch() uint64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -45,12 +45,16 @@ type merge struct {
 	whole bool   // that one holds every page of its database
 }
 
-// merge puts the file that replaces the inputs, which are in order and reach
-// from the first one's first transaction to the last one's last without a gap.
-// It returns what the file is and where its pages are. Where the file stands
+// merge puts the file of that level that replaces the inputs, which are in order
+// and reach from the first one's first transaction to the last one's last without
+// a gap. A snapshot begins at 1, also where its first input, which then holds
+// every page, does not. It returns what the file is and where its pages are. Where the file stands
 // already, from an earlier attempt or from another machine, that one is taken.
 func (l *Log) merge(ctx context.Context, level int, inputs []File, dir string) (File, map[uint32]Place, error) {
 	out := FileRef{Level: level, Min: inputs[0].Min, Max: inputs[len(inputs)-1].Max}
+	if level == snapshotLevel {
+		out.Min = 1
+	}
 	m := &merge{log: l, dir: dir, newest: make(map[uint32]Place), low: ^uint32(0)}
 	defer m.close()
 	for _, f := range inputs[1:] {

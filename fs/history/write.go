@@ -37,9 +37,23 @@ type pageAt struct {
 // WriteTo writes the database that x describes, each page to its place. What is
 // zero is left out, so that w has to be empty; its last page is always written,
 // so that w gets its size. x must stay at its transaction meanwhile: when it
-// moves on, the result is of no use and the error Condition. progress, which
+// moves on, the result is of no use and the error Condition. Files that are
+// merged meanwhile are found again, and all is written once more. progress, which
 // may be nil, is called with pages, never concurrently.
 func (l *Log) WriteTo(ctx context.Context, x *Index, w io.WriterAt, progress func(done, total uint32)) error {
+	for attempt := 1; ; attempt++ {
+		err := l.writeOnce(ctx, x, w, progress)
+		if !errors.Is(errors.NotExist, err) || attempt == loadAttempts {
+			return err
+		}
+		if err := l.Rebuild(ctx, x); err != nil {
+			return err
+		}
+	}
+}
+
+// writeOnce is WriteTo with the places as x has them.
+func (l *Log) writeOnce(ctx context.Context, x *Index, w io.WriterAt, progress func(done, total uint32)) error {
 	begin := x.TXID()
 	pageSize, total := x.Size()
 	if total == 0 {

@@ -305,9 +305,15 @@ func (f *pastFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut
 
 // Open opens for reading. SQLite, which asks for writing first, opens again
 // without when it gets EROFS.
-func (f *pastFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (f *pastFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if flags&syscall.O_ACCMODE != syscall.O_RDONLY || flags&syscall.O_TRUNC != 0 {
 		return nil, 0, syscall.EROFS
+	}
+	if err := f.ops.volume.Past().Open(context.WithoutCancel(ctx), f.PastFile); errors.Is(errors.NotExist, err) {
+		return nil, 0, syscall.ESTALE // the kernel looks the name up again, and opens what it finds
+	} else if err != nil {
+		f.ops.logger.Error("cannot open the past", "tenant", f.Tenant, "path", f.Path, "txid", f.TXID, "err", err)
+		return nil, 0, errors.Errno(err)
 	}
 	return nil, openFlags, 0
 }

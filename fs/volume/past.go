@@ -2,9 +2,12 @@ package volume
 
 import (
 	"context"
+	stderrors "errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,6 +39,13 @@ const (
 	// it reads, too.
 	pastCache = 2 << 20
 )
+
+// listAttempts is how often a listing is made anew when a state has gone since
+// it was found.
+const listAttempts = 3
+
+// errExpired is that.
+var errExpired = stderrors.New("it has gone since it was found")
 
 // PastFile is a database as it was.
 type PastFile struct {
@@ -145,14 +155,16 @@ func (p *Past) List(ctx context.Context, id string, at time.Time) ([]PastFile, e
 		return nil, errors.E("look back", id, errors.NotExist, err)
 	}
 	key := fmt.Sprintf("%s@%d", id, at.UnixNano())
-	now := p.v.opts.Now()
 	p.mu.Lock()
 	l, known := p.lists[key]
 	p.mu.Unlock()
-	if known && now.Before(l.until) {
+	if known && p.v.opts.Now().Before(l.until) {
 		return l.files, nil
 	}
 	files, err := p.list(ctx, id, at)
+	for try := 1; errors.Is(errors.NotExist, err) && stderrors.Is(err, errExpired) && try < listAttempts; try++ {
+		files, err = p.list(ctx, id, at)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +173,7 @@ func (p *Past) List(ctx context.Context, id string, at time.Time) ([]PastFile, e
 	if p.lists == nil || len(p.lists) >= maxPast {
 		p.lists = make(map[string]pastList)
 	}
-	p.lists[key] = pastList{files, now.Add(listedFor)}
+	p.lists[key] = pastList{files, p.v.opts.Now().Add(listedFor)} // however long it took
 	p.watch()
 	return files, nil
 }
@@ -185,6 +197,9 @@ func (p *Past) list(ctx context.Context, id string, at time.Time) ([]PastFile, e
 	for _, v := range versions {
 		f := PastFile{Tenant: id, Path: v.Path, Folder: v.Folder, TXID: v.At.TXID, Modified: v.At.Time}
 		opened, err := p.open(ctx, f)
+		if errors.Is(errors.NotExist, err) {
+			err = fmt.Errorf("%w: %w", errExpired, err)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -207,7 +222,32 @@ func (p *Past) ReadAt(ctx context.Context, f PastFile, b []byte, offset int64) (
 	if err != nil {
 		return 0, err
 	}
-	return opened.ReadAt(ctx, b, offset)
+	n, err := opened.ReadAt(ctx, b, offset)
+	if errors.Is(errors.NotExist, err) {
+		p.forget(f)
+	}
+	return n, err
+}
+
+// Open makes sure that a state can be read. It fails with NotExist when that has
+// gone since it was listed: what is kept of its time has fewer points by now, and
+// another listing finds the one before.
+func (p *Past) Open(ctx context.Context, f PastFile) error {
+	ctx, cancel := context.WithTimeout(ctx, p.v.opts.faultTimeout())
+	defer cancel()
+	_, err := p.open(ctx, f)
+	if errors.Is(errors.NotExist, err) {
+		p.forget(f)
+	}
+	return err
+}
+
+// forget lets go of a state that is there no more, and of what lists it.
+func (p *Past) forget(f PastFile) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.files, f.Folder+"@"+f.TXID.String())
+	maps.DeleteFunc(p.lists, func(key string, _ pastList) bool { return strings.HasPrefix(key, f.Tenant+"@") })
 }
 
 // open returns a state of a database. It is not held open: whoever reads asks for

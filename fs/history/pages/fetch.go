@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 
+	"atc/fs/errors"
 	"atc/fs/history"
 )
 
@@ -84,6 +85,19 @@ func (f *File) fetch(ctx context.Context, page uint32, wanted []uint32) (map[uin
 	}
 	work.Wait()
 	return got, fail
+}
+
+// refetch is fetch where a file was merged into another one since, and deleted.
+func (f *File) refetch(ctx context.Context, page uint32, wanted []uint32) (map[uint32][]byte, error) {
+	f.rebuilding.Lock()
+	defer f.rebuilding.Unlock()
+	got, err := f.fetch(ctx, page, wanted) // somebody else may have found them meanwhile
+	if errors.Is(errors.NotExist, err) {
+		if err = f.log.Rebuild(ctx, f.index); err == nil {
+			got, err = f.fetch(ctx, page, wanted)
+		}
+	}
+	return got, err
 }
 
 // decode takes one page out of the bytes of a run.

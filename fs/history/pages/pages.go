@@ -70,6 +70,8 @@ type File struct {
 	next     uint32                   // where a reader that goes forward misses next
 	window   int                      // pages of the next fetch
 	fetched  int64                    // bytes of pages, for Options.Progress
+
+	rebuilding sync.Mutex // held while the pages are looked for elsewhere; before mu
 }
 
 // New returns the database that x describes. The name is for errors.
@@ -129,6 +131,9 @@ func (f *File) page(ctx context.Context, page uint32) ([]byte, error) {
 		wanted, done := f.claim(page)
 		f.mu.Unlock()
 		got, err := f.fetch(ctx, page, wanted)
+		if errors.Is(errors.NotExist, err) {
+			got, err = f.refetch(ctx, page, wanted)
+		}
 		f.mu.Lock()
 		for p, data := range got {
 			f.cache.put(p, data)
