@@ -41,7 +41,7 @@ func (db *DB) WALEnd() error {
 	db.capture.Lock()
 	defer db.capture.Unlock()
 	if len(db.wal.redo) > 0 {
-		db.compare = "the log ended after commits that were taken back"
+		db.compare = takenBack
 	}
 	db.wal = walPosition{}
 	return nil
@@ -100,6 +100,9 @@ func (db *DB) captureUnused() error {
 	defer db.capture.Unlock()
 	err := db.captureWAL()
 	db.wal.synced = db.wal.frame
+	if len(db.wal.redo) > 0 && db.compare == "" {
+		db.compare = takenBack
+	}
 	if err == nil && !db.journalActive() && (db.compare != "" || db.hasDirty() || db.leftWALUnseen()) {
 		err = db.captureRollback()
 	}
@@ -119,6 +122,10 @@ func (db *DB) Tick() error {
 	}
 	return nil
 }
+
+// takenBack is why a database is compared of which something was captured that
+// the log does not hold any more, and nothing was committed since.
+const takenBack = "the log ended after commits that were taken back"
 
 // firstCapture is why a database that the bucket does not know is compared with
 // it: transaction 1 holds every page.

@@ -46,9 +46,12 @@ func (db *DB) LogWritten(off, length int64) error {
 	return nil
 }
 
-// captureCommit takes the transaction whose commit frame ends at the given
-// offset of the log, and returns where that frame begins; 0 where none ends
-// there.
+// captureCommit takes the transaction whose commit frame became whole by a write
+// that ended at the given offset of the log, and returns where that frame
+// begins; 0 where none did. SQLite writes a frame's header and then its page;
+// where a transaction has spilled into the log and changed the same pages again,
+// it writes the headers anew in the end (wal.c, walRewriteChecksums), and the
+// last of them is what commits.
 func (db *DB) captureCommit(end int64) (frame int64, err error) {
 	db.capture.Lock()
 	defer db.capture.Unlock()
@@ -66,7 +69,11 @@ func (db *DB) captureCommit(end int64) (frame int64, err error) {
 		return 0, nil
 	}
 	n := uint32((end - journal.WALHeaderSize) / int64(h.PageSize+journal.FrameHeaderSize))
-	if n == 0 || h.FrameOffset(n+1) != end {
+	again := h.FrameOffset(n+1)+journal.FrameHeaderSize == end
+	switch {
+	case again:
+		n++
+	case n == 0 || h.FrameOffset(n+1) != end:
 		return 0, nil
 	}
 	var header [journal.FrameHeaderSize]byte
@@ -74,16 +81,25 @@ func (db *DB) captureCommit(end int64) (frame int64, err error) {
 		return 0, fmt.Errorf("read log: %w", err)
 	}
 	if header == ([journal.FrameHeaderSize]byte{}) {
-		// SQLite writes a frame's header before its page, so this is the rest of
-		// a write that failed: the kernel had split it.
+		// The header came before, so this is the rest of a write that failed:
+		// the kernel had split it.
 		return 0, errors.E("commit", db.opts.Name, errors.Unavailable, fmt.Errorf("it was taken back"))
 	}
 	fr, ok, err := journal.ReadFrameHeader(f, h, n)
 	if err != nil || !ok || fr.Commit == 0 {
 		return 0, err
 	}
+	if again {
+		// The first time round its page is still to come.
+		if info, err := f.Stat(); err != nil || info.Size() < h.FrameOffset(n+1) {
+			return 0, err
+		}
+	}
 	if err := db.captureWAL(); err != nil {
 		return 0, err
+	}
+	if again && db.compare == "" && db.wal.frame < n {
+		return 0, nil // the page that is there is of an earlier generation of the log
 	}
 	if db.compare != "" {
 		// The writer waits here and holds SQLite's lock for writing. What a

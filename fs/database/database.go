@@ -336,6 +336,26 @@ func (db *DB) journalActive() bool {
 	return err == nil && journal.RollbackActive(b)
 }
 
+// SuperJournal is the name of the super-journal that the rollback journal names;
+// empty if it names none, or is not in force.
+func (db *DB) SuperJournal() string {
+	f, err := db.openSidecar(journal.Rollback)
+	if f == nil || err != nil {
+		return ""
+	}
+	defer f.Close()
+	b := make([]byte, journal.RollbackHeaderSize)
+	if _, err := f.ReadAt(b, 0); err != nil || !journal.RollbackActive(b) {
+		return ""
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	name, _ := journal.SuperJournal(f, info.Size())
+	return name
+}
+
 // Position is the last transaction that the bucket is known to hold, and the
 // database's size there.
 func (db *DB) Position() (txid history.TXID, pageSize int, pages uint32) {

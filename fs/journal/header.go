@@ -6,8 +6,7 @@
 // big-endian, save for the WAL index, which is in the byte order of the machine.
 // Sources: https://www.sqlite.org/fileformat2.html, walformat.html, and wal.c.
 //
-// Limitations: super-journals and the checksums of rollback journal records are
-// not read, because what a rollback commit changed is known from the writes.
+// Limitations: of a super-journal the name is read and nothing else.
 package journal
 
 import (
@@ -72,6 +71,17 @@ var suffixes = map[Sidecar]string{WAL: "-wal", SHM: "-shm", Rollback: "-journal"
 
 // Suffix is what the role appends to the database's name.
 func (s Sidecar) Suffix() string { return suffixes[s] }
+
+// superMark stands before the nine digits that end a super-journal's name
+// (vdbeaux.c, vdbeCommit).
+const superMark = "-mj"
+
+// MayBeSuperJournal reports whether a file is called as SQLite calls
+// super-journals.
+func MayBeSuperJournal(name string) bool {
+	at := len(name) - len(superMark) - 9
+	return at > 0 && strings.HasPrefix(name[at:], superMark)
+}
 
 // SplitSidecar takes a name apart into that of the database and the role of the
 // file beside it; for any other name the role is None.

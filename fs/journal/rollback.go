@@ -87,6 +87,32 @@ func ReadRollback(r io.ReaderAt, length int64, pageSize int) (originals []Origin
 	}
 }
 
+// maxSuperName bounds the name of a super-journal, which is a path.
+const maxSuperName = 4096
+
+// SuperJournal is the name of the super-journal that stands at the end of a
+// journal which is length bytes long: the transaction goes over several
+// databases, and is committed when that file is removed. It reports false where
+// there is none (pager.c, writeSuperJournal: the name, its length, a checksum,
+// and the magic once more).
+func SuperJournal(r io.ReaderAt, length int64) (string, bool) {
+	var tail [16]byte
+	at := length - int64(len(tail))
+	if at < 0 {
+		return "", false
+	}
+	if n, _ := r.ReadAt(tail[:], at); n < len(tail) || string(tail[8:]) != rollbackMagic {
+		return "", false
+	}
+	size := int64(binary.BigEndian.Uint32(tail[:]))
+	if size == 0 || size > maxSuperName || size > at {
+		return "", false
+	}
+	name := make([]byte, size)
+	n, _ := r.ReadAt(name, at-size)
+	return string(name), n == len(name)
+}
+
 // rollbackSum is the checksum of a record: the nonce and every 200th byte, from
 // the end (pager.c, pager_cksum).
 func rollbackSum(nonce uint32, data []byte) uint32 {

@@ -25,6 +25,7 @@ var commitModes = []struct{ name, pragmas string }{
 	{"truncate", "pragma journal_mode=truncate;"},
 	{"persist", "pragma journal_mode=persist;"},
 	{"memory", "pragma journal_mode=memory; pragma synchronous=full;"},
+	{"delete extra", "pragma journal_mode=delete; pragma synchronous=extra;"},
 }
 
 // TestCommitsWaitForTheBucket has durability = "commit": when an insert returns,

@@ -47,9 +47,10 @@ func fill(a volume.Attr, out *fuse.Attr) {
 	out.Ino = a.Serial
 }
 
-// remember is for how long the kernel may remember what a tells.
+// remember is for how long the kernel may remember what a tells. Folders are not
+// forgotten when the tenant is ours no more, so they are asked for often.
 func remember(a volume.Attr) time.Duration {
-	if a.Shown {
+	if a.Shown || a.Mode&syscall.S_IFMT == syscall.S_IFDIR {
 		return rootTimeout
 	}
 	return timeout
@@ -150,6 +151,7 @@ var (
 	_ fs.NodeSetattrer = (*folder)(nil)
 	_ fs.NodeStatfser  = (*folder)(nil)
 	_ fs.NodeReaddirer = (*folder)(nil)
+	_ fs.NodeFsyncer   = (*folder)(nil)
 	_ fs.NodeMkdirer   = (*folder)(nil)
 	_ fs.NodeRmdirer   = (*folder)(nil)
 	_ fs.NodeCreater   = (*folder)(nil)
@@ -172,14 +174,19 @@ func (d *folder) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*
 		}
 		return nil, errors.Errno(err)
 	}
-	return d.child(ctx, a, out), 0
+	return d.child(ctx, name, a, out), 0
 }
 
-// child returns the node of what a describes.
-func (d *folder) child(ctx context.Context, a volume.Attr, out *fuse.EntryOut) *fs.Inode {
+// child returns the node of what a describes. A folder stays the same one
+// whoever has had the tenant meanwhile: a process may stand in it.
+func (d *folder) child(ctx context.Context, name string, a volume.Attr, out *fuse.EntryOut) *fs.Inode {
 	fill(a, &out.Attr)
 	out.SetEntryTimeout(remember(a))
 	out.SetAttrTimeout(remember(a))
+	if n := d.GetChild(name); n != nil && n.IsDir() && a.Mode&syscall.S_IFMT == syscall.S_IFDIR {
+		out.Ino = n.StableAttr().Ino
+		return n
+	}
 	var ops fs.InodeEmbedder
 	switch a.Mode & syscall.S_IFMT {
 	case syscall.S_IFDIR:
@@ -228,6 +235,12 @@ func (d *folder) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 	return fs.NewListDirStream(entries), 0
 }
 
+// Fsync syncs the folder, which SQLite does when it removes a journal with
+// synchronous=EXTRA, or a super-journal: it takes a refusal for a broken disk.
+func (d *folder) Fsync(ctx context.Context, _ fs.FileHandle, _ uint32) syscall.Errno {
+	return errors.Errno(d.do(ctx, func(t *volume.Tenant) error { return t.Sync(ctx, d.path()) }))
+}
+
 // Mkdir makes a folder.
 func (d *folder) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	return d.made(ctx, name, out, d.do(ctx, func(t *volume.Tenant) error { return t.Mkdir(ctx, d.below(name), mode) }))
@@ -249,7 +262,7 @@ func (d *folder) Create(ctx context.Context, name string, flags uint32, mode uin
 		h.Close()
 		return nil, nil, 0, errors.Errno(err)
 	}
-	return d.child(ctx, a, out), &handle{h}, openFlags, 0
+	return d.child(ctx, name, a, out), &handle{h}, openFlags, 0
 }
 
 // Unlink removes a file.

@@ -6,7 +6,8 @@ import "github.com/hanwen/go-fuse/v2/fs"
 // told to forget the names in it, which another machine may change.
 
 // forget makes the kernel ask again for every name in a tenant's folder. Folders
-// themselves stay known, since somebody may stand in one: what is in them counts.
+// themselves stay known, since somebody may stand in one: they are asked for
+// often anyway, and what is in them counts.
 // It is not called while a request is being answered, which could hold the lock
 // that the kernel takes for it.
 func (r *root) forget(id string) {

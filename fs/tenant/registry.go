@@ -252,8 +252,7 @@ func (r *Registry) Mine(ctx context.Context, h *Held) error {
 
 // Update writes what change makes of the record. It fails with Fenced when
 // another session has taken the tenant, and as [Lease.Check] does without a
-// valid lease. Change may be called again, on what an
-// earlier attempt wrote whose answer was lost.
+// valid lease. Change may be called again, on h as it was.
 func (r *Registry) Update(ctx context.Context, h *Held, change func(*Record)) error {
 	const tries = 2
 	var err error
@@ -276,7 +275,9 @@ func (r *Registry) Update(ctx context.Context, h *Held, change func(*Record)) er
 			return errors.E("update tenant", h.Tenant, errors.Fenced,
 				fmt.Errorf("its record is in epoch %d, not %d: %w", there.Epoch, h.Epoch, err))
 		}
-		h.Record, h.etag = there.Record, there.etag
+		// What stands there is an attempt of ours whose answer was lost: its version
+		// is replaced, but what it said is not so, since it was told to have failed.
+		h.etag = there.etag
 	}
 	if err != nil {
 		return errors.E("update tenant", h.Tenant, errors.Other, err)

@@ -53,7 +53,7 @@ func (v *Volume) judge(local localState, before tenant.Record) trust {
 
 // acquire takes the tenant within the lease that unhold lets go of. What can be
 // read without being the owner is read meanwhile: see arrival.
-func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) error {
+func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err error) {
 	t.v.wake(t.id)
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
 		return errors.E("open tenant", t.id, errors.Other, err)
@@ -79,6 +79,11 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) error 
 		}
 		return err
 	}
+	defer func() {
+		if err != nil {
+			t.v.chase(t.id) // it is ours, and nobody serves it
+		}
+	}()
 	held, before, index := a.held, a.before, a.files
 	worth := t.v.judge(local, before)
 	if before.Owner != nil && worth != ahead {
@@ -123,7 +128,13 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) error 
 			root.Close()
 		}
 	}()
+	// A lapse from here on finds held set, and has the record asked.
+	if err := t.v.registry.Check(held); err != nil {
+		return err
+	}
 	t.root, t.epoch, t.unhold, t.opening = root, held.Epoch, unhold, a.opening
+	t.databases = make(map[string]*entry) // without those of an attempt that failed
+	t.files.init()
 	t.held, t.local = held, localState{
 		Epoch: held.Epoch, Session: t.v.session, Boot: t.v.boot,
 		Ready:     worth == ahead, // else not before the tree is laid out

@@ -57,18 +57,21 @@ func (t *Tenant) arrive(ctx context.Context, path string) (arrival, error) {
 		a.files, a.wanted = nil, nil // somebody may have written since they were read
 	}
 	if a.files == nil {
-		a.files, err = t.contents.Load(ctx)
+		if a.files, err = t.contents.Load(ctx); err != nil {
+			t.v.chase(t.id)
+		}
 	}
 	a.opening.At, a.opening.Record, a.opening.Took = began, took, time.Since(began)
 	return a, err
 }
 
-// chase takes a tenant in the background, after a try whose outcome is unknown:
-// the record may name us while nobody serves the tenant here, and our heartbeat
-// would keep it from all others. Once it is ours it is released like any tenant
-// that nobody uses.
+// chase takes a tenant in the background, after a try whose outcome is unknown or
+// that failed behind the taking: the record may name us while nobody serves the
+// tenant here, and our heartbeat would keep it from all others. Once it is ours
+// it is released like any tenant that nobody uses. What cannot be laid out, as on
+// a full disk, is tried ever more seldom.
 func (v *Volume) chase(id string) {
-	const pause = time.Second
+	const firstPause, maxPause = time.Second, 30 * time.Second
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.chased[id] {
@@ -78,14 +81,18 @@ func (v *Volume) chase(id string) {
 	v.work.Add(1)
 	go func() {
 		defer v.work.Done()
-		for {
+		for pause := firstPause; ; {
 			select {
 			case <-time.After(pause):
 			case <-v.ctx.Done():
 				return
 			}
-			if err := v.Take(v.ctx, id); !errors.Retryable(err) {
+			err := v.Take(v.ctx, id)
+			if err == nil || errors.Is(errors.Busy, err) || errors.Is(errors.NotExist, err) || errors.Is(errors.Fenced, err) {
 				break
+			}
+			if !errors.Retryable(err) {
+				pause = min(2*pause, maxPause)
 			}
 		}
 		v.mu.Lock()

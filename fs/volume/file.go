@@ -69,7 +69,11 @@ func (t *Tenant) OpenFile(ctx context.Context, path string, flags int, mode uint
 		return nil, errors.E("open", t.name(path), errors.Other, err)
 	}
 	h := &Handle{f, stale}
-	if err := f.prepare(ctx, flags); err != nil {
+	err = f.prepare(ctx, flags)
+	if err == nil {
+		err = t.usable() // that may have taken long
+	}
+	if err != nil {
 		h.Close()
 		return nil, err
 	}
@@ -386,9 +390,10 @@ func (h *Handle) Truncate(ctx context.Context, size int64) error {
 func (h *Handle) Close() error {
 	f, t := h.f, h.f.t
 	t.mu.Lock()
+	t.users++ // nobody may end the tenant before what was committed is captured
+	defer t.leave()
 	f.handles--
 	last := f.handles == 0
-	t.used = t.v.opts.Now()
 	if last {
 		delete(t.open, f.inode)
 	}

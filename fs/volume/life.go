@@ -31,15 +31,17 @@ func (v *Volume) Do(ctx context.Context, id string, do func(*Tenant) error) erro
 	}
 }
 
-// Take makes a tenant ours. It fails with Busy while another machine has it.
+// Take makes a tenant ours. It fails with Busy while another machine has it, and
+// with Unavailable while nobody can know whether it still is ours.
 func (v *Volume) Take(ctx context.Context, id string) error {
 	v.lease.Want()
 	return v.Do(ctx, id, func(t *Tenant) error {
 		leave, err := t.enterOwned(ctx, "")
-		if err == nil {
-			leave()
+		if err != nil {
+			return err
 		}
-		return err
+		defer leave()
+		return t.usable()
 	})
 }
 
@@ -48,11 +50,11 @@ func (v *Volume) Take(ctx context.Context, id string) error {
 func (t *Tenant) enter(ctx context.Context) (leave func(), err error) {
 	for {
 		t.mu.Lock()
-		if t.gone {
+		left := t.leaving
+		if t.gone && left == nil { // until then the volume may still know it
 			t.mu.Unlock()
 			return nil, errors.E("use tenant", t.id, errors.Unavailable, errGone)
 		}
-		left := t.leaving
 		if left == nil {
 			t.users++
 			t.mu.Unlock()

@@ -89,8 +89,9 @@ func (t *Tenant) resume() {
 		switch {
 		case err == nil:
 			t.mu.Lock()
-			// A lapse since the question asks again when it has ended.
-			t.suspended = t.lapses != lapses || t.v.lease.Check() != nil
+			if t.lapses == lapses { // else it is asked again, or was already
+				t.suspended = false
+			}
 			t.mu.Unlock()
 			t.v.opts.Logger.Info("the tenant is still ours", "tenant", t.id)
 			return
@@ -155,9 +156,10 @@ func (t *Tenant) bury() error {
 			unshipped = unshipped || e.keep && !e.clean
 			continue
 		}
+		failed := e.db.Idle() != nil // as when the last handle was closed
 		s := e.db.Stat()
 		lost.Pages += e.db.Unshipped()
-		unshipped = unshipped || s.PendingPages > 0 || s.InFlight || len(s.Degraded) > 0
+		unshipped = unshipped || failed || s.PendingPages > 0 || s.InFlight || len(s.Degraded) > 0
 		left = append(left, e)
 	}
 	t.held, t.gone = nil, true

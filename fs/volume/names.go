@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -200,6 +201,9 @@ func (t *Tenant) change(ctx context.Context, do func() error) error {
 
 // beforeGone captures what a sidecar holds before it is removed or replaced.
 func (t *Tenant) beforeGone(ctx context.Context, path string) error {
+	if journal.MayBeSuperJournal(path) {
+		return t.beforeSuperGone(path)
+	}
 	t.mu.Lock()
 	e, role := t.sidecarOf(path)
 	var db *database.DB
@@ -225,6 +229,54 @@ func (t *Tenant) beforeGone(ctx context.Context, path string) error {
 		return db.WALEnd()
 	}
 	return db.JournalEnd()
+}
+
+// beforeSuperGone captures the databases whose journals name a super-journal: its
+// removal is what commits all of them, and SQLite does not heed what fails when
+// it removes their own journals after that (vdbeaux.c, vdbeCommit).
+func (t *Tenant) beforeSuperGone(super string) error {
+	var dbs []*database.DB
+	t.mu.Lock()
+	for _, e := range t.databases {
+		if e.db != nil && t.hasOpen(e) { // in use, so that nobody closes it
+			dbs = append(dbs, e.db)
+		}
+	}
+	t.mu.Unlock()
+	for _, db := range dbs {
+		// The journal has the name as the application sees it.
+		if name := db.SuperJournal(); name == "" || filepath.Base(name) != filepath.Base(super) {
+			continue
+		}
+		if err := db.JournalEnd(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Sync makes the names in a folder survive a loss of power.
+func (t *Tenant) Sync(ctx context.Context, path string) error {
+	leave, err := t.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	t.mu.Lock()
+	owned := t.held != nil
+	t.mu.Unlock()
+	if !owned {
+		return nil // nothing was changed here
+	}
+	if err := t.usable(); err != nil {
+		return err
+	}
+	d, err := t.root.Open(in(path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // drop removes a path with do and forgets what stood there.
@@ -333,6 +385,7 @@ func (t *Tenant) remove(ctx context.Context) error {
 	}
 	t.mu.Lock()
 	t.held = nil
+	t.unhold()
 	t.lost = errors.E("use tenant", t.id, errors.NotExist, fmt.Errorf("it was removed"))
 	t.gone = true
 	t.mu.Unlock()

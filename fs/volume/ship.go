@@ -356,8 +356,11 @@ func (t *Tenant) release(ctx context.Context) error {
 // machine take the tenant. So it is tried until it is known, or ctx ends.
 func (t *Tenant) letGo(ctx context.Context) error {
 	const pause = 200 * time.Millisecond
-	for {
+	for again := false; ; again = true {
 		err := t.saveRecord(ctx, func(r *tenant.Record) { r.Owner, r.Released = nil, t.v.opts.Now() })
+		if again && errors.Is(errors.Fenced, err) {
+			return nil // somebody has it now, and there is nothing that the bucket has not
+		}
 		if !errors.Retryable(err) {
 			return err
 		}
