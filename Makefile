@@ -15,7 +15,7 @@ export ATC_LITESTREAM := $(TOOLS)/litestream
 # Two packages at a time, on any machine: tests of the filesystem load several
 # processors each and have deadlines.
 TEST ?= ./...
-TESTFLAGS ?= -race -p 2 -count 1 -timeout 15m
+TESTFLAGS ?= -race -p 2 -count 1 -timeout 30m
 
 .PHONY: help build demo test lint generate bench soak tools modules clean
 
