@@ -49,6 +49,9 @@ func (s fsStats) Stat(ctx context.Context, pattern string) (control.FSStat, erro
 			Databases: []control.DatabaseStat{}, Bucket: bucketStat(t.Bucket),
 			Files: control.FilesStat{Count: max(t.Files, t.PendingFiles), Pending: t.PendingFiles},
 		}
+		if o := t.Opening; !o.At.IsZero() {
+			ts.Opening = &control.OpeningStat{At: o.At, Record: milliseconds(o.Record), Acquire: milliseconds(o.Acquire), Took: milliseconds(o.Took)}
+		}
 		for _, d := range t.Databases {
 			if path == "" || d.Path == path {
 				ts.Databases = append(ts.Databases, databaseStat(d))
@@ -70,13 +73,20 @@ func databaseStat(d volume.DatabaseStat) control.DatabaseStat {
 	case d.WAL:
 		mode = control.WAL
 	}
+	var cold *control.ColdStat
+	if c := d.Cold; d.Open {
+		cold = &control.ColdStat{
+			WithTenant: d.Arrived, Index: milliseconds(c.Index), Hot: milliseconds(c.Hot), HotPages: c.HotPages,
+			FirstFault: milliseconds(c.FirstFault), Requests: c.Requests, Bytes: c.Bytes, RoundTrips: d.RoundTrips(),
+		}
+	}
 	return control.DatabaseStat{
 		Path: d.Path, PageSize: d.PageSize, Pages: int64(d.Pages), PagesPresent: int64(d.Present),
 		Mode: mode, Passthrough: d.Direct,
 		TXID: uint64(d.TXID), Shipped: d.ShippedAt,
 		PendingPages: d.PendingPages, PendingBytes: d.PendingBytes, PendingSince: d.PendingSince,
 		Faults: d.Faults, FaultP50: milliseconds(d.FaultP50), FaultP99: milliseconds(d.FaultP99),
-		FaultedBytes: d.FetchedBytes, CorruptPages: d.CorruptPages,
+		FaultedBytes: d.FetchedBytes, CorruptPages: d.CorruptPages, Cold: cold,
 		Degraded: d.Degraded, Bucket: bucketStat(d.Bucket),
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -379,6 +380,44 @@ func TestHydrationKeepsItsBudget(t *testing.T) {
 		t.Errorf("%d bytes in %v", len(s.file), time.Since(began))
 	}
 	s.close(t, db)
+}
+
+// TestHydrationWaitsForRoom hydrates while the disk is full, and then not.
+func TestHydrationWaitsForRoom(t *testing.T) {
+	s := store(t, rows(100_000))
+	db := s.cold(t)
+	var crowded atomic.Bool
+	crowded.Store(true)
+	db.opts.Crowded = crowded.Load
+	before := s.counts.Snapshot()
+	db.HydrateAfter(0)
+	time.Sleep(crowdedPause + 100*time.Millisecond)
+	if used := s.counts.Snapshot().Sub(before); used.Get != 0 {
+		t.Errorf("%d requests without room", used.Get)
+	}
+	s.read(t, db, 5<<20, 4096) // what is asked for comes all the same
+	crowded.Store(false)
+	for deadline := time.Now().Add(10 * time.Second); !db.Complete(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not go on")
+		}
+	}
+	s.close(t, db)
+}
+
+// TestReadOnAfterAFaultFetchesNothingTwice reads the beginning of a file as the
+// kernel does, whose second read follows the first.
+func TestReadOnAfterAFaultFetchesNothingTwice(t *testing.T) {
+	s := store(t, rows(320_000))
+	db := s.cold(t)
+	s.read(t, db, 0, 4096)      // which the hot pack had
+	s.read(t, db, 4096, 32<<10) // of which it had the first page
+	s.close(t, db)              // which waits for the background
+	fetched, pages := db.stats.fetchedBytes.Load(), db.stats.fetchedPages.Load()
+	t.Logf("%d bytes for %d pages", fetched, pages)
+	if fetched > (pages+8)*4200 {
+		t.Errorf("%d bytes came for %d pages", fetched, pages)
+	}
 }
 
 // TestCommitTimesNeverGoBack ships with a clock that does.

@@ -54,6 +54,9 @@ type Options struct {
 	// HydrateBudget bounds what the background fetches, in bytes of pages per
 	// second; 0 for no bound but that of the reads under way.
 	HydrateBudget int64
+	// Crowded says that the local disk has no room for what nobody asked for: the
+	// background waits. Nil for never.
+	Crowded func() bool
 }
 
 // DB is one open database. Its methods may be called concurrently, save Close.

@@ -147,8 +147,12 @@ func (db *DB) hydrateWindow(ctx context.Context, first, last uint32) error {
 	}
 }
 
-// yield waits until no fault is under way and the budget allows so many pages
-// more. It returns when they are paid for.
+// crowdedPause is how long the background waits before it looks whether there is
+// room on the disk again, which something else has to make.
+const crowdedPause = 500 * time.Millisecond
+
+// yield waits until no fault is under way, the disk has room, and the budget
+// allows so many pages more. It returns when they are paid for.
 func (db *DB) yield(ctx context.Context, paid time.Time, pages int) time.Time {
 	sleep := func(d time.Duration) bool {
 		select {
@@ -159,6 +163,8 @@ func (db *DB) yield(ctx context.Context, paid time.Time, pages int) time.Time {
 		}
 	}
 	for db.faulting.Load() > 0 && sleep(pause) {
+	}
+	for db.opts.Crowded != nil && db.opts.Crowded() && sleep(crowdedPause) {
 	}
 	budget := db.opts.HydrateBudget
 	if budget <= 0 {

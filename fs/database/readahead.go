@@ -73,6 +73,13 @@ func (db *DB) foresee(first, last uint32) {
 	s.read += int64(last+1-first) * size
 	s.next = last + 1
 	s.end = max(s.end, s.next)
+	for page := first; page <= min(last, db.present.limit); page++ {
+		if !db.present.has(page) {
+			_, end := db.neighbours(first, last)
+			s.end = max(s.end, end+1) // the fault of this read fetches these
+			break
+		}
+	}
 	// Twice of what was read in order, in four windows.
 	ahead := min(2*s.read, maxWindows*maxWindow)
 	window := int64(minAhead)

@@ -101,8 +101,13 @@ type WALReader struct {
 	next  int64  // offset of what follows buf
 }
 
-// readAhead is how many bytes of a log are read at once.
-const readAhead = 256 << 10
+const (
+	// readAhead is how many bytes of a log are read at once.
+	readAhead = 256 << 10
+	// fewFrames is how many frames are read first, then twice as many each time:
+	// behind the last commit that was seen there are mostly few.
+	fewFrames = 4
+)
 
 // NewWALReader starts behind frame after, whose checksum is sum: 0 and h.Sum for
 // the log's beginning.
@@ -152,10 +157,12 @@ func (w *WALReader) Next() (Frame, bool, error) {
 // fill reads ahead so that at least one frame of size bytes is there, if the
 // file has it.
 func (w *WALReader) fill(size int) error {
-	if w.buf == nil {
-		w.buf = make([]byte, max(readAhead/size, 1)*size)
+	buf := w.buf
+	if n := min(max(2*len(buf)/size, fewFrames), max(readAhead/size, 1)); n*size > len(buf) {
+		buf = make([]byte, n*size)
 	}
-	kept := copy(w.buf, w.have)
+	kept := copy(buf, w.have)
+	w.buf = buf
 	n, err := w.r.ReadAt(w.buf[kept:], w.next)
 	w.have, w.next = w.buf[:kept+n], w.next+int64(n)
 	if err == io.EOF {

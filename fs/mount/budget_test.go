@@ -3,6 +3,7 @@ package mount_test
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -73,4 +74,27 @@ func TestBudget(t *testing.T) {
 	if got := state(t, b, "t0", "main.sqlite3", "select max(a) from t"); got != "ok\n1000" {
 		t.Errorf("the bucket holds %q", got)
 	}
+}
+
+// TestFullCacheIsNotHydrated opens a database that is larger than the budget: what
+// nobody asked for is not fetched, and what somebody asks for is.
+func TestFullCacheIsNotHydrated(t *testing.T) {
+	dir := bigDatabase(t)
+	if err := os.RemoveAll(filepath.Join(dir, "cache")); err != nil {
+		t.Fatal(err)
+	}
+	const after = 2500 * time.Millisecond // the disk was looked at by then
+	f := mounttest.Start(t, mounttest.Options{Dir: dir, Volume: volume.Options{HydrateAfter: after, CacheLimit: 1 << 10}})
+	s := connect(t, filepath.Join(f.Dir, "acme", "main.sqlite3"))
+	s.exec("select length(v) from kv where k=333333;")
+	time.Sleep(after + time.Second)
+	if d := f.Volume.Stat("").Tenants[0].Databases[0]; d.Present == 0 || d.Present > d.Pages/2 {
+		t.Errorf("%d of %d pages were fetched", d.Present, d.Pages)
+	}
+	s.exec("select count(*) from kv where length(v)<>100;")
+	if d := f.Volume.Stat("").Tenants[0].Databases[0]; d.Present < d.Pages/2 {
+		t.Errorf("a scan fetched %d of %d pages", d.Present, d.Pages)
+	}
+	s.leave()
+	f.Stop(t)
 }

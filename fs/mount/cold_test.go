@@ -65,6 +65,9 @@ func TestColdSelectFetchesLittle(t *testing.T) {
 	if before.Faults == 0 || before.Present == 0 || before.Present >= before.Pages {
 		t.Errorf("%d faults, %d of %d pages present", before.Faults, before.Present, before.Pages)
 	}
+	if o := s.Tenants[0].Opening; !before.Arrived || o.Record <= 0 || o.Acquire <= 0 || o.Took < o.Acquire || before.Cold.Index <= 0 || before.RoundTrips() != 3 {
+		t.Errorf("breakdown of the opening: %+v, with the tenant %v, %+v, %d round trips", o, before.Arrived, before.Cold, before.RoundTrips())
+	}
 	f.Stop(t)
 
 	// What was fetched is there at the next start: no page is asked for again.

@@ -168,10 +168,6 @@ var (
 func (d *folder) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	a, err := d.statPath(ctx, d.below(name))
 	if err != nil {
-		if errors.Is(errors.NotExist, err) {
-			out.SetEntryTimeout(rootTimeout)
-			out.NodeId = 0
-		}
 		return nil, errors.Errno(err)
 	}
 	return d.child(ctx, name, a, out), 0

@@ -69,7 +69,8 @@ func Mount(ctx context.Context, dir string, v *volume.Volume, opts Options) (*Mo
 	}
 	ops := &operations{volume: v, logger: opts.Logger}
 	top := &root{ops: ops}
-	raw := fs.NewNodeFS(top, &fs.Options{NullPermissions: true, FirstAutomaticIno: 1 << 62})
+	absent := absentTimeout
+	raw := fs.NewNodeFS(top, &fs.Options{NullPermissions: true, FirstAutomaticIno: 1 << 62, NegativeTimeout: &absent})
 	server, err := fuse.NewServer(counting{raw, ops}, dir, &fuse.MountOptions{
 		FsName:                   opts.Name,
 		Name:                     strings.TrimPrefix(Type, "fuse."),

@@ -96,3 +96,28 @@ func TestTreeSurvives(t *testing.T) {
 	}
 	f.Stop(t)
 }
+
+// TestAbsentNamesAreRemembered asks for a file that is not there as often as
+// SQLite asks for a journal: the kernel need not pass that on, and sees the file
+// as soon as there is one.
+func TestAbsentNamesAreRemembered(t *testing.T) {
+	f := mounttest.Start(t, mounttest.Options{})
+	path := filepath.Join(f.MakeTenant(t, "acme"), "main.sqlite3-journal")
+	const looks = 1000
+	before := f.Mount.Requests()
+	for range looks {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+	}
+	if n := f.Mount.Requests() - before; n > looks/10 {
+		t.Errorf("%d requests for %d looks at what is not there", n, looks)
+	}
+	if err := os.WriteFile(path, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+	f.Stop(t)
+}

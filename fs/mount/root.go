@@ -33,6 +33,9 @@ const (
 	// timeout is how long the kernel may remember names and attributes inside a
 	// tenant: every change comes through this mount.
 	timeout = time.Hour
+	// absentTimeout is how long it may remember that there is no such name: SQLite
+	// looks for a journal and a log at every read transaction in rollback mode.
+	absentTimeout = time.Second
 )
 
 // root is the mount's root.
@@ -66,6 +69,9 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 		return nil, syscall.ENOENT
 	}
 	if _, err := r.ops.volume.Expect(ctx, name); err != nil {
+		// Tenants are also made beside this mount, so that their absence is not
+		// remembered: go-fuse applies absentTimeout where none is set.
+		out.SetEntryTimeout(rootTimeout)
 		return nil, errors.Errno(err)
 	}
 	return r.child(ctx, name, out), 0

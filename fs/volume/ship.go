@@ -38,23 +38,45 @@ func (s *shipState) failed(now time.Time) {
 	s.notUntil = now.Add(d/2 + rand.N(d/2))
 }
 
+const (
+	// shipSlots is in how many parts of the ship interval the tenants are looked
+	// at, each tenant in one of them: several hundred shipments that begin at the
+	// same moment wait for each other.
+	shipSlots = 16
+	// leastSlot bounds how short such a part is.
+	leastSlot = 20 * time.Millisecond
+)
+
 // shipLoop runs until the volume is closed.
 func (v *Volume) shipLoop() {
 	defer v.work.Done()
-	ticker := time.NewTicker(v.opts.ShipInterval)
+	slots := uint64(min(max(v.opts.ShipInterval/leastSlot, 1), shipSlots))
+	ticker := time.NewTicker(v.opts.ShipInterval / time.Duration(slots))
 	defer ticker.Stop()
 	var ships sync.WaitGroup
 	defer ships.Wait()
-	for {
+	for slot := uint64(0); ; slot = (slot + 1) % slots {
 		select {
 		case <-ticker.C:
 		case <-v.ctx.Done():
 			return
 		}
-		for _, t := range v.all() {
+		for _, t := range v.inSlot(slot, slots) {
 			t.tick(&ships)
 		}
 	}
+}
+
+// inSlot returns the tenants known in this run whose turn it is.
+func (v *Volume) inSlot(slot, slots uint64) (ts []*Tenant) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, t := range v.tenants {
+		if t.number%slots == slot {
+			ts = append(ts, t)
+		}
+	}
+	return ts
 }
 
 // tick starts what is due for a tenant. It does not wait: a slow database does

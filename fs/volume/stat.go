@@ -25,6 +25,7 @@ type TenantStat struct {
 	ID           string
 	State        string // unopened, open, suspended or fenced
 	Epoch        uint64
+	Opening      Opening // zero while it is not open
 	Bucket       bucket.Counts
 	Files        int  // plain files, folders and symlinks that the bucket's index names
 	PendingFiles int  // plain files that were written and are not in the bucket
@@ -37,7 +38,20 @@ type DatabaseStat struct {
 	Path   string
 	Open   bool
 	Bucket bucket.Counts
+	// Arrived says that the database was opened with its tenant, whose Opening
+	// belongs to it: its index was loaded while the tenant was taken.
+	Arrived bool
 	database.Stat
+}
+
+// RoundTrips is how many requests it took one after the other from the wish for
+// the database to its first page: the record, the tenant's taking with the index
+// beside it, and what the page cost.
+func (d DatabaseStat) RoundTrips() int {
+	if d.Arrived {
+		return 1 + d.Cold.RoundTrips
+	}
+	return d.Cold.RoundTrips
 }
 
 // Stat tells about all tenants that were used in this run, or about the one
@@ -70,7 +84,7 @@ func (t *Tenant) stat() TenantStat {
 		PendingFiles: len(t.files.touched), Pending: t.changed || t.files.dirty || t.treeShip.busy,
 	}
 	if t.held != nil {
-		s.State, s.Epoch = "open", t.epoch
+		s.State, s.Epoch, s.Opening = "open", t.epoch, t.opening
 	}
 	switch {
 	case t.lost != nil:
@@ -81,7 +95,7 @@ func (t *Tenant) stat() TenantStat {
 	for path, e := range t.databases {
 		d := DatabaseStat{Path: path, Bucket: e.counters.Snapshot()}
 		if e.db != nil {
-			d.Open, d.Stat = true, e.db.Stat()
+			d.Open, d.Arrived, d.Stat = true, e.arrived, e.db.Stat()
 		} else {
 			d.TXID, d.PageSize, d.Pages = e.record.TXID, e.record.PageSize, e.record.Pages
 		}

@@ -23,6 +23,7 @@ type Tenant struct {
 	v        *Volume
 	id       string
 	dir      string // in the cache: local.json, tree/, db/, missing/
+	number   uint64 // counts the Tenants of this run, so that they are shipped in turn
 	counters bucket.Counters
 	contents *tenant.Files
 
@@ -74,17 +75,19 @@ type entry struct {
 	db     *database.DB // nil while closed
 	at     history.TXID // where an index in the bucket is known to stand; 0 to look
 	wanted *wanted      // the index there, for the next opening; nil to load it
-	fresh  bool         // the bucket has nothing of it
-	keep   bool         // the local file is of this database
-	clean  bool         // with keep: exactly as at the transaction at
-	gone   bool         // removed from the tenant
-	idle   time.Time
-	ship   shipState
+	// arrived says that the database was opened with wanted.
+	arrived bool
+	fresh   bool // the bucket has nothing of it
+	keep    bool // the local file is of this database
+	clean   bool // with keep: exactly as at the transaction at
+	gone    bool // removed from the tenant
+	idle    time.Time
+	ship    shipState
 }
 
 func newTenant(v *Volume, id string) *Tenant {
 	t := &Tenant{
-		v: v, id: id, dir: filepath.Join(v.opts.Cache, "tenants", id),
+		v: v, id: id, dir: filepath.Join(v.opts.Cache, "tenants", id), number: v.numbered.Add(1),
 		databases: make(map[string]*entry),
 		open:      make(map[uint64]*File),
 		serials:   make(map[uint64]uint64),
@@ -189,6 +192,7 @@ func (e *entry) options() database.Options {
 		Now:          t.v.opts.Now,
 		Logger:       t.v.opts.Logger,
 		FaultTimeout: t.v.opts.FaultTimeout,
+		Crowded:      t.v.crowded.Load,
 		SharedIndex:  t.v.passthrough.Load(),
 	}
 	if e.wanted != nil {
@@ -222,7 +226,7 @@ func (e *entry) openLocked(ctx context.Context) (*database.DB, error) {
 		return db, err
 	}
 	opts := e.options()
-	e.wanted = nil
+	e.wanted, e.arrived = nil, e.wanted != nil
 	t.mu.Unlock()
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, errors.E("open database", opts.Name, errors.Other, err)

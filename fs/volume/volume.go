@@ -115,6 +115,7 @@ type Volume struct {
 	counters   bucket.Counters
 
 	nextSerial  atomic.Uint64 // see Attr.Serial
+	numbered    atomic.Uint64 // see Tenant.number
 	passthrough atomic.Bool
 	released    atomic.Pointer[func(id string)]
 	fenced      atomic.Pointer[func(id string)]
@@ -132,7 +133,7 @@ type Volume struct {
 	chased  map[string]bool    // tenants that are taken in the background
 	evicted int64              // tenants whose files were removed to keep the budget
 
-	crowded atomic.Bool // the disk budget is exceeded
+	crowded atomic.Bool // the disk budget is exceeded: nothing is hydrated
 }
 
 // Open takes the cache folder and starts to ship. What a run that did not end

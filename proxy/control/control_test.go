@@ -44,14 +44,15 @@ var example = FSStat{
 	Bucket: BucketStat{Get: 3, Put: 4, List: 1, Failed: 1, BytesIn: 5000, BytesOut: 6 << 20},
 	Tenants: []TenantStat{
 		{
-			ID: "acme", State: Open, Epoch: 7, Files: FilesStat{Count: 3, Pending: 1},
+			ID: "acme", State: Open, Epoch: 7, Files: FilesStat{Count: 3, Pending: 1}, Opening: &OpeningStat{Record: 21.5, Acquire: 24, Took: 26},
 			Databases: []DatabaseStat{{
 				Path: "main.sqlite3", PageSize: 4096, Pages: 1000, PagesPresent: 250, Mode: WAL, Passthrough: true,
 				TXID: 19, Shipped: time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC),
 				PendingPages: 2, PendingBytes: 8192, PendingSince: time.Date(2026, 11, 21, 10, 0, 58, 0, time.UTC),
 				Faults: 12, FaultP50: 1.5, FaultP99: 20.25, FaultedBytes: 1 << 20, CorruptPages: 1,
 				Degraded: []string{"synchronous=OFF"}, Bucket: BucketStat{Get: 3},
-			}, {Path: "evil\x1b[2J\n.db", Mode: NoMode}},
+				Cold: &ColdStat{WithTenant: true, Index: 24.5, Hot: 9, HotPages: 660, FirstFault: 26.25, Requests: 3, Bytes: 320 << 10, RoundTrips: 3},
+			}, {Path: "evil\x1b[2J\n.db", Mode: NoMode}, {Path: "new.db", Mode: NoMode, Cold: &ColdStat{}}},
 		},
 		{ID: "initech", State: Unopened, Databases: []DatabaseStat{}},
 		{ID: "globex", State: Fenced, Epoch: 2, Databases: []DatabaseStat{}},
@@ -178,7 +179,7 @@ func TestWrongRequestsGetJSONErrors(t *testing.T) {
 
 // What tools read must not change by accident.
 func TestJSONNames(t *testing.T) {
-	for _, message := range []any{Health{}, FSStat{}, LostStat{}, BucketStat{}, TenantStat{}, FilesStat{}, DatabaseStat{}, InstanceStat{}} {
+	for _, message := range []any{Health{}, FSStat{}, LostStat{}, BucketStat{}, TenantStat{}, OpeningStat{}, ColdStat{}, FilesStat{}, DatabaseStat{}, InstanceStat{}} {
 		typ := reflect.TypeOf(message)
 		for i := range typ.NumField() {
 			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
@@ -211,8 +212,12 @@ lease   valid
 TENANT   STATE     EPOCH  DATABASE            MODE              TXID  SHIPPED  PENDING               PAGES           FAULTS  P50/P99      FETCHED  REQUESTS
 acme     open      7      main.sqlite3        wal, passthrough  19    60s      2 pages, 8.0 KiB, 2s  250/1000 (25%)  12      1.5/20.2 ms  1.0 MiB  3
 acme     open      7      "evil\x1b[2J\n.db"  none              0     -        -                     0               0       -            0 B      0
+acme     open      7      new.db              none              0     -        -                     0               0       -            0 B      0
 initech  unopened  0      -                                                                                                                        0
 globex   fenced    2      -                                                                                                                        0
+
+OPENED             RECORD   ACQUIRE  INDEX    HOT PACK           FIRST FAULT  FETCHED    REQUESTS  ROUND TRIPS
+acme/main.sqlite3  21.5 ms  24.0 ms  24.5 ms  9.0 ms, 660 pages  26.2 ms      320.0 KiB  3         3
 
 acme/main.sqlite3: 1 pages from the bucket were corrupt
 acme/main.sqlite3: degraded: synchronous=OFF

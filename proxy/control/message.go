@@ -71,10 +71,34 @@ const (
 type TenantStat struct {
 	ID        string         `json:"id"`
 	State     TenantState    `json:"state"`
+	Opening   *OpeningStat   `json:"opening,omitempty"` // how it became ours; nil while it is not
 	Epoch     uint64         `json:"epoch"`
 	Databases []DatabaseStat `json:"databases"` // sorted by path
 	Files     FilesStat      `json:"files"`
 	Bucket    BucketStat     `json:"bucket"`
+}
+
+// OpeningStat is what it took to get a tenant.
+type OpeningStat struct {
+	At      time.Time `json:"at"`
+	Record  float64   `json:"record_ms"`  // reading the record, which may have been done before by who looked
+	Acquire float64   `json:"acquire_ms"` // writing it
+	Took    float64   `json:"took_ms"`    // all, from the wish to have it
+}
+
+// ColdStat is what it took to open a database up to its first page that had to
+// come from the bucket. What did not happen is 0.
+type ColdStat struct {
+	WithTenant bool    `json:"with_tenant"` // the tenant's opening belongs to it; the index came meanwhile
+	Index      float64 `json:"index_ms"`    // the page index's head
+	Hot        float64 `json:"hot_ms"`      // putting the hot pack into the local file
+	HotPages   int     `json:"hot_pages"`
+	FirstFault float64 `json:"first_fault_ms"`
+	Requests   int64   `json:"requests"`
+	Bytes      int64   `json:"bytes"`
+	// RoundTrips is how many requests were made one after the other, those of the
+	// tenant's opening included if WithTenant.
+	RoundTrips int `json:"round_trips"`
 }
 
 // FilesStat is a tenant's plain files.
@@ -113,6 +137,8 @@ type DatabaseStat struct {
 	FaultP99     float64 `json:"fault_p99_ms"`
 	FaultedBytes int64   `json:"faulted_bytes"`
 	CorruptPages int64   `json:"corrupt_pages"` // fetched, refused for their checksum
+
+	Cold *ColdStat `json:"cold,omitempty"` // how it was opened; nil while it is not
 
 	Degraded []string   `json:"degraded,omitempty"` // why capture is slower or weaker than it should be
 	Bucket   BucketStat `json:"bucket"`

@@ -61,12 +61,49 @@ func writeTable(w io.Writer, s FSStat, now time.Time) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	if err := writeOpenings(w, s); err != nil {
+		return err
+	}
 	if len(notes) > 0 {
 		if _, err := fmt.Fprintf(w, "\n%s\n", strings.Join(notes, "\n")); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeOpenings writes where the time of each opening went that asked the bucket.
+func writeOpenings(w io.Writer, s FSStat) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "\nOPENED\tRECORD\tACQUIRE\tINDEX\tHOT PACK\tFIRST FAULT\tFETCHED\tREQUESTS\tROUND TRIPS")
+	rows := 0
+	for _, tenant := range s.Tenants {
+		for _, d := range tenant.Databases {
+			c := d.Cold
+			if c == nil || c.Requests == 0 {
+				continue
+			}
+			rows++
+			record, acquire := "-", "-"
+			if o := tenant.Opening; o != nil && c.WithTenant {
+				record, acquire = took(o.Record), took(o.Acquire)
+			}
+			fmt.Fprintf(t, "%s/%s\t%s\t%s\t%s\t%s, %d pages\t%s\t%s\t%d\t%d\n", plain(tenant.ID), plain(d.Path), record, acquire,
+				took(c.Index), took(c.Hot), c.HotPages, took(c.FirstFault), size(c.Bytes), c.Requests, c.RoundTrips)
+		}
+	}
+	if rows == 0 {
+		return nil
+	}
+	return t.Flush()
+}
+
+// took is a time in milliseconds; none for what did not happen.
+func took(ms float64) string {
+	if ms == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f ms", ms)
 }
 
 func bucketText(b BucketStat) string {
