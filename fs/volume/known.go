@@ -1,0 +1,152 @@
+package volume
+
+import (
+	"context"
+	"time"
+
+	"atc/fs/errors"
+	"atc/fs/tenant"
+	"atc/fs/tenant/tenantid"
+)
+
+// This file defines which tenants there are: those that were asked for in this
+// run and are still remembered, and the rest in the bucket.
+
+// Tenants lists the IDs of all tenants that are there, in order.
+func (v *Volume) Tenants(ctx context.Context) ([]string, error) {
+	ids, err := v.registry.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there := ids[:0]
+	for _, id := range ids {
+		ok, err := v.Exists(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			there = append(there, id)
+		}
+	}
+	return there, nil
+}
+
+const (
+	// absentFor is how long an ID without a tenant is remembered, so that
+	// somebody who tries names causes few requests.
+	absentFor = 2 * time.Second
+	// maxAbsent bounds how many such IDs are remembered.
+	maxAbsent = 10000
+)
+
+// Expect is Tenant for who is going to use it: the machine's lease is confirmed
+// meanwhile.
+func (v *Volume) Expect(ctx context.Context, id string) (*Tenant, error) {
+	if tenantid.Check(id) == nil {
+		v.lease.Want()
+	}
+	return v.Tenant(ctx, id)
+}
+
+// Exists reports whether there is a tenant of that ID. An ID that cannot be one
+// is Invalid and asks nobody.
+func (v *Volume) Exists(ctx context.Context, id string) (bool, error) {
+	_, err := v.Tenant(ctx, id)
+	if errors.Is(errors.NotExist, err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Tenant returns a tenant without opening anything of it. It fails with NotExist
+// where there is none.
+func (v *Volume) Tenant(ctx context.Context, id string) (*Tenant, error) {
+	if err := tenantid.Check(id); err != nil {
+		return nil, err
+	}
+	v.mu.Lock()
+	t, at := v.tenants[id], v.absent[id]
+	v.mu.Unlock()
+	if t != nil {
+		return t, nil
+	}
+	if v.opts.Now().Sub(at) < absentFor {
+		return nil, errors.E("open tenant", id, errors.NotExist, nil)
+	}
+	began := time.Now()
+	held, err := v.registry.Load(ctx, id)
+	if err != nil {
+		if errors.Is(errors.NotExist, err) {
+			v.mu.Lock()
+			if len(v.absent) >= maxAbsent {
+				clear(v.absent)
+			}
+			v.absent[id] = v.opts.Now()
+			v.mu.Unlock()
+		}
+		return nil, err
+	}
+	t = v.add(id, held)
+	t.viewing.Lock()
+	if t.view != nil && t.view.record == held {
+		t.view.took = time.Since(began)
+	}
+	t.viewing.Unlock()
+	return t, nil
+}
+
+// add returns the Tenant of an ID. Held is its record if that was just read.
+func (v *Volume) add(id string, held *tenant.Held) *Tenant {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.absent, id)
+	if t := v.tenants[id]; t != nil {
+		return t
+	}
+	t := newTenant(v, id)
+	if held != nil {
+		t.view = newView(held, v.opts.Now())
+	}
+	v.tenants[id] = t
+	return t
+}
+
+// Create makes a tenant. It fails with Invalid for an ID that cannot be one and
+// with Exist for one that is there.
+func (v *Volume) Create(ctx context.Context, id string) (*Tenant, error) {
+	if err := tenantid.Check(id); err != nil {
+		return nil, err
+	}
+	unhold, err := v.lease.Hold(ctx)
+	if err != nil {
+		return nil, errors.E("create tenant", id, errors.Other, err)
+	}
+	defer unhold()
+	if err := v.registry.Create(ctx, id); err != nil {
+		return nil, err
+	}
+	return v.add(id, nil), nil
+}
+
+// Remove removes a tenant whose folder is empty; its history stays in the
+// bucket.
+func (v *Volume) Remove(ctx context.Context, id string) error {
+	return v.Do(ctx, id, func(t *Tenant) error {
+		if err := t.remove(ctx); err != nil {
+			return err
+		}
+		v.drop(t)
+		return nil
+	})
+}
+
+// all returns the tenants known in this run.
+func (v *Volume) all() []*Tenant {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	ts := make([]*Tenant, 0, len(v.tenants))
+	for _, t := range v.tenants {
+		ts = append(ts, t)
+	}
+	return ts
+}
