@@ -304,8 +304,8 @@ func (s *story) boot(h *host, b bucket.Bucket, patient bool) {
 	if patient {
 		o.HydrateAfter, o.CloseAfter = time.Millisecond, time.Hour
 	}
-	if shortLease(&o); h.name == "fresh" {
-		o = sure(o) // it comes last, and nobody waits for its end
+	if shortLease(&o); h.name == "fresh" { // it comes last, and nobody waits for its end
+		o.Heartbeat, o.Lease = 500*time.Millisecond, 3*time.Second
 	}
 	var err error
 	if h.volume, err = volume.Open(context.Background(), o); err != nil {
