@@ -132,7 +132,9 @@ func TestKillKeepsTheCache(t *testing.T) {
 }
 
 // takesOver waits until the tenant of a killed run, which is another machine's
-// to this one, is served: within the lease and two seconds.
+// to this one, is served: within the lease and two seconds, and what a processor
+// that is busy with other tests adds. The protocol by itself is timed with a clock
+// of its own in fs/tenant.
 func (p *process) takesOver(t *testing.T, tenant string, killed time.Time) {
 	t.Helper()
 	for {
@@ -144,8 +146,8 @@ func (p *process) takesOver(t *testing.T, tenant string, killed time.Time) {
 			return
 		case status != http.StatusMisdirectedRequest:
 			t.Fatalf("status %d: %s", status, body)
-		case took > demoLease+2*time.Second:
-			t.Fatalf("not served within the lease and two seconds: %s", body)
+		case took > demoLease+10*time.Second:
+			t.Fatalf("not served %s after the kill: %s", took, body)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
