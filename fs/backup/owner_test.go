@@ -18,12 +18,19 @@ import (
 func TestRestoreAfterAKill(t *testing.T) {
 	w := newWorld(t, openBucket(t))
 	dead := tenanttest.Registry(t, w.b, "m-dead", "s-dead", time.Now)
-	if _, _, err := dead.Acquire(t.Context(), "acme", nil); err != nil {
+	taken, _, err := dead.Acquire(t.Context(), "acme", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One that was made and to which nothing was committed yet.
+	if err := dead.Update(t.Context(), taken, func(r *tenant.Record) {
+		r.Databases["empty.sqlite3"] = &tenant.Database{Folder: "empty.sqlite3-1", Mode: 0o644}
+	}); err != nil {
 		t.Fatal(err)
 	}
 	at := backup.Point{Time: minute(3), Database: "sub/second.sqlite3"}
 	deadline := time.Now().Add(time.Minute) // a dead owner is watched for a lease
-	_, err := w.service.Restore(t.Context(), "acme", at, nil)
+	_, err = w.service.Restore(t.Context(), "acme", at, nil)
 	for errors.Is(errors.Busy, err) && time.Now().Before(deadline) {
 		time.Sleep(time.Second)
 		_, err = w.service.Restore(t.Context(), "acme", at, nil)
@@ -43,13 +50,16 @@ func TestRestoreAfterAKill(t *testing.T) {
 	if err != nil || last.TXID != 6 || main.TXID != last.TXID {
 		t.Errorf("main.sqlite3 is said to stand at %s, its log ends at %s, and a barrier is 6 (%v)", main.TXID, last.TXID, err)
 	}
+	if d := held.Databases["empty.sqlite3"]; d == nil || d.Folder == "empty.sqlite3-1" || d.TXID != 0 {
+		t.Errorf("the empty database goes on as %+v, behind the barrier that closed its history", d)
+	}
 	files := tenant.NewFiles(w.b, "acme")
 	index, err := files.Load(t.Context())
 	if err != nil || index.Epoch != held.Epoch || len(index.Entries) != 4 {
 		t.Errorf("the file index: %+v %v", index, err)
 	}
-	if _, findings, err := w.service.Verify(t.Context(), "acme", nil); err != nil || len(findings) > 0 {
-		t.Errorf("%v %v", findings, err)
+	if _, findings, err := w.service.Verify(t.Context(), "acme", nil); err != nil || len(findings) != 1 || findings[0].Damage {
+		t.Errorf("%v %v, want a note of the empty database", findings, err)
 	}
 }
 

@@ -141,17 +141,18 @@ func (s *Service) settle(ctx context.Context, held *tenant.Held, swap func(*tena
 		stays.Databases[path] = d
 	}
 	swap(&stays)
-	for _, d := range held.Databases {
+	for path, d := range held.Databases {
 		if !slices.ContainsFunc(paths(&stays), func(path string) bool { return stays.Databases[path] == d }) {
 			continue
 		}
-		log := s.log(held.Tenant, d.Folder)
-		x, err := log.Load(ctx, 0, 0)
+		x, void, err := database.TakeOver(ctx, s.log(held.Tenant, d.Folder), held.Epoch, s.now)
 		if err != nil {
 			return err
 		}
-		if err := database.PutBarrier(ctx, log, x, held.Epoch, s.now); err != nil {
-			return err
+		if void {
+			d.Folder = tenant.NewFolder(path)
+			d.TXID, d.Head, d.PageSize, d.Pages = 0, 0, 0, 0
+			continue
 		}
 		d.TXID, d.Head = x.TXID(), 0
 		d.PageSize, d.Pages = x.Size()

@@ -17,12 +17,31 @@ import (
 // This file defines the barrier, by which a new owner ends the history of one
 // that did not release.
 
+// TakeOver ends the history of an owner that did not release, and returns where
+// it stands then. Void says that nothing was ever committed to it: the database
+// is to go on in another folder, since the barrier's page size is not one that the
+// application chose, and Litestream restores only what has one.
+func TakeOver(ctx context.Context, log *history.Log, epoch uint64, now func() time.Time) (index *history.Index, void bool, err error) {
+	if index, err = log.Load(ctx, 0, 0); err != nil {
+		return nil, false, err
+	}
+	// It may have been left so by a take-over that ended here.
+	if void, err = isVoid(ctx, index); void || err != nil {
+		return index, void, err
+	}
+	if err := PutBarrier(ctx, log, index, epoch, now); err != nil {
+		return nil, false, err
+	}
+	void, err = isVoid(ctx, index)
+	return index, void, err
+}
+
 // PutBarrier puts a transaction that changes nothing: page 1 as it is, with our
 // epoch. Once it stands, whoever owned the database before finds its next TXID
 // taken. Where it collides, the old owner was faster: read on and try the next.
 // A history without any commit gets one page that SQLite takes for an empty
 // database: with nothing there the old owner's first transaction would not fail
-// but fence us. It is [Void] then.
+// but fence us.
 func PutBarrier(ctx context.Context, log *history.Log, index *history.Index, epoch uint64, now func() time.Time) error {
 	for {
 		if last := index.Epoch(); last > epoch {
@@ -58,10 +77,8 @@ func PutBarrier(ctx context.Context, log *history.Log, index *history.Index, epo
 	}
 }
 
-// Void reports whether nothing but a barrier was ever put into a history. The
-// database is to go on in another folder, since the barrier's page size is not
-// one that the application chose, and Litestream restores only what has one.
-func Void(ctx context.Context, index *history.Index) (bool, error) {
+// isVoid reports whether nothing but a barrier was ever put into a history.
+func isVoid(ctx context.Context, index *history.Index) (bool, error) {
 	if _, pages := index.Size(); index.TXID() != 1 || pages != 1 {
 		return false, nil
 	}

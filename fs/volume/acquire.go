@@ -179,16 +179,7 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 func (t *Tenant) survey(ctx context.Context, held *tenant.Held, local *localState) error {
 	for path, d := range held.Databases {
 		log := history.NewLog(t.v.bucketFor(&t.counters), tenant.DatabaseFolder(t.id, d.Folder))
-		index, err := log.Load(ctx, 0, 0)
-		if err != nil {
-			return errors.E("open tenant", t.name(path), errors.Other, err)
-		}
-		void, err := database.Void(ctx, index) // left so by a take-over that ended here
-		if err == nil && !void {
-			if err = database.PutBarrier(ctx, log, index, held.Epoch, t.v.opts.Now); err == nil {
-				void, err = database.Void(ctx, index)
-			}
-		}
+		index, void, err := database.TakeOver(ctx, log, held.Epoch, t.v.opts.Now)
 		if err != nil {
 			return errors.E("open tenant", t.name(path), errors.Other, err)
 		}
