@@ -170,7 +170,7 @@ func (db *DB) captureRollback() error {
 		return nil // not a database yet, or emptied
 	}
 	switch {
-	case db.index.TXID() == 0 && db.spool.empty() && !db.hasInflight():
+	case db.index.TXID() == 0 && db.spool.empty() && db.flying == nil:
 		db.compare = firstCapture
 	case (db.direct.Load() || db.leftWALUnseen()) && db.compare == "":
 		db.compare = "written past us: journal mode changed while the log was passed through"
@@ -265,11 +265,9 @@ func tooSparse(name string, pages, known int64) error {
 
 func (db *DB) commitSpool(pages map[uint32]int64, size uint32) {
 	if db.spool.empty() {
-		db.stats.pendingSince.Store(db.opts.Now().UnixNano())
+		db.spool.since = db.opts.Now()
 	}
 	db.spool.commit(pages, size)
-	db.stats.pendingPages.Store(int64(len(db.spool.at)))
-	db.stats.pendingBytes.Store(int64(len(db.spool.at)) * int64(db.pageSize))
 }
 
 // openSidecar opens a sidecar for reading; nil if there is none.

@@ -204,3 +204,37 @@ func TestUncomparedIsNotClean(t *testing.T) {
 		t.Errorf("closed as if everything was captured: %v", err)
 	}
 }
+
+// TestOnItsWayIsPending holds a shipment back: until the bucket has confirmed it,
+// its pages count as pending, and for as long as they have waited.
+func TestOnItsWayIsPending(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "main.sqlite3")
+	sql(t, path, "create table t(a); insert into t values(1);")
+	b, err := bucket.Open(t.Context(), "file://"+t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := faulty.Wrap(b)
+	away := store.Inject(faulty.Fault{Op: faulty.Put, Before: errors.Unavailable})
+	db := openedOn(t, path, history.NewLog(store, "db"), true)
+	before := db.Stat()
+	if before.PendingPages != 2 || before.InFlight || before.PendingSince.IsZero() {
+		t.Errorf("captured: %d pages pending since %s, on their way %v", before.PendingPages, before.PendingSince, before.InFlight)
+	}
+	if err := db.Ship(t.Context()); !errors.Retryable(err) {
+		t.Fatalf("shipping to a store that is away: %v", err)
+	}
+	if s := db.Stat(); s.PendingPages != 2 || s.PendingBytes != 2*4096 || !s.InFlight || !s.PendingSince.Equal(before.PendingSince) {
+		t.Errorf("on their way: %d pages, %d bytes since %s (%v)", s.PendingPages, s.PendingBytes, s.PendingSince, s.InFlight)
+	}
+	away.Remove()
+	if err := db.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := db.Stat(); s.PendingPages != 0 || s.PendingBytes != 0 || s.InFlight || !s.PendingSince.IsZero() {
+		t.Errorf("shipped: %d pages, %d bytes since %s (%v)", s.PendingPages, s.PendingBytes, s.PendingSince, s.InFlight)
+	}
+	if err := db.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -56,7 +56,7 @@ func (db *DB) captureCompare(committed func(journal.Header) (*view, uint32, erro
 		// A page by which the database has grown back is another one for the
 		// bucket, whatever it holds.
 		_, pending := db.spool.at[page]
-		if !pending && !resized && !db.hasInflight() && page <= db.spool.low {
+		if !pending && !resized && db.flying == nil && page <= db.spool.low {
 			want, known, err := db.index.Hash(ctx, page)
 			if err != nil {
 				return fmt.Errorf("compare with the bucket: %w", err)

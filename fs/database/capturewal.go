@@ -61,7 +61,7 @@ func (db *DB) captureWAL() error {
 		// captured: shipping it alone would make a state that never existed.
 		return err
 	}
-	if db.index.TXID() == 0 && db.spool.empty() && !db.hasInflight() {
+	if db.index.TXID() == 0 && db.spool.empty() && db.flying == nil {
 		db.compare = firstCapture
 		return nil
 	}

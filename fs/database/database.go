@@ -95,6 +95,7 @@ type DB struct {
 	// capture protects the spool and what of the journals is in it.
 	capture sync.Mutex
 	spool   *spool
+	flying  *spool // what a shipment that is under way was made of, closed; nil for none
 	wal     walPosition
 	compare string // why the whole file must be compared, if it must
 

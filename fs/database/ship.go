@@ -6,6 +6,7 @@ import (
 	"iter"
 	"os"
 	"slices"
+	"time"
 
 	"atc/fs/errors"
 	"atc/fs/history"
@@ -50,13 +51,21 @@ func (db *DB) Flush(ctx context.Context) error {
 
 // Unshipped is how many pages were captured and not confirmed by the bucket.
 func (db *DB) Unshipped() int64 {
-	db.shipping.Lock()
-	defer db.shipping.Unlock()
-	n := db.stats.pendingPages.Load()
-	if db.inflight != nil {
-		n += int64(db.inflight.pages)
+	db.capture.Lock()
+	defer db.capture.Unlock()
+	pages, _ := db.pendingLocked()
+	return pages
+}
+
+// pendingLocked is how many pages were captured and not confirmed by the bucket,
+// and since when the oldest of them waits. DB.capture is held.
+func (db *DB) pendingLocked() (pages int64, since time.Time) {
+	for _, s := range []*spool{db.spool, db.flying} {
+		if s != nil && !s.empty() {
+			pages, since = pages+int64(len(s.at)), s.since
+		}
 	}
-	return n
+	return pages, since
 }
 
 func (db *DB) pending() bool {
@@ -64,9 +73,6 @@ func (db *DB) pending() bool {
 	defer db.capture.Unlock()
 	return !db.spool.empty()
 }
-
-// hasInflight reports whether a file is on its way; DB.capture is held.
-func (db *DB) hasInflight() bool { return db.stats.inflight.Load() }
 
 func (db *DB) ship(ctx context.Context) error {
 	if db.inflight == nil {
@@ -97,7 +103,9 @@ func (db *DB) ship(ctx context.Context) error {
 		}
 	}
 	db.inflight = nil
-	db.stats.inflight.Store(false)
+	db.capture.Lock()
+	db.flying = nil
+	db.capture.Unlock()
 	db.stats.shipped(s, db.opts.Now())
 	return s.file.Close()
 }
@@ -115,10 +123,7 @@ func (db *DB) cut() (*shipment, error) {
 		db.capture.Unlock()
 		return nil, err
 	}
-	db.spool = next
-	db.stats.inflight.Store(true)
-	db.stats.pendingPages.Store(0)
-	db.stats.pendingBytes.Store(0)
+	db.spool, db.flying = next, old
 	pageSize := db.pageSize
 	db.capture.Unlock()
 
@@ -135,9 +140,8 @@ func (db *DB) cut() (*shipment, error) {
 func (db *DB) putBack(old *spool) {
 	db.capture.Lock()
 	defer db.capture.Unlock()
-	db.stats.inflight.Store(false)
 	newer := db.spool
-	db.spool = old
+	db.spool, db.flying = old, nil
 	if newer.empty() {
 		newer.close()
 		return

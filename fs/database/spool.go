@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 )
 
 // This file defines the spool: the pages that were captured and not shipped
@@ -18,6 +19,7 @@ type spool struct {
 	at    map[uint32]int64 // page → offset of its newest committed version
 	pages uint32           // size of the database after the last commit; 0 before the first
 	low   uint32           // the smallest that the database was since the last shipped commit
+	since time.Time        // when the first of its commits was captured
 }
 
 func newSpool(dir string, low uint32) (*spool, error) {

@@ -16,9 +16,6 @@ import (
 type counters struct {
 	faults, fetchedPages, fetchedBytes, corrupt atomic.Int64
 	captureFailures, shipFailures               atomic.Int64
-	pendingPages, pendingBytes                  atomic.Int64
-	pendingSince                                atomic.Int64 // nanoseconds of Unix time of the oldest page in the spool
-	inflight                                    atomic.Bool
 	shippedAt                                   atomic.Int64 // nanoseconds of Unix time
 	shippedPages, shippedFiles                  atomic.Int64
 	compactions, expiredFiles                   atomic.Int64
@@ -68,9 +65,9 @@ type Stat struct {
 	WAL, Direct  bool         // journal mode; whether the kernel passes the file through
 	Users        int          // open handles, sidecars included
 	ShippedAt    time.Time    // of the last shipment in this run; zero if none
-	PendingPages int64        // captured and not confirmed
+	PendingPages int64        // captured and not confirmed, those on their way included
 	PendingBytes int64
-	PendingSince time.Time // zero if nothing is pending
+	PendingSince time.Time // of the oldest of them; zero if nothing is pending
 	InFlight     bool      // a file is on its way, or its outcome is unknown
 	Faults       int64     // reads that had to wait for the bucket
 	FaultP50     time.Duration
@@ -89,9 +86,7 @@ type Stat struct {
 func (db *DB) Stat() Stat {
 	s := Stat{
 		TXID: db.index.TXID(), WAL: db.walMode.Load(), Direct: db.direct.Load(), Users: db.Users(),
-		PendingPages: db.stats.pendingPages.Load(), PendingBytes: db.stats.pendingBytes.Load(),
-		InFlight: db.stats.inflight.Load(),
-		Faults:   db.stats.faults.Load(), FetchedPages: db.stats.fetchedPages.Load(),
+		Faults: db.stats.faults.Load(), FetchedPages: db.stats.fetchedPages.Load(),
 		FetchedBytes: db.stats.fetchedBytes.Load(), CorruptPages: db.stats.corrupt.Load(),
 		ShipFailures: db.stats.shipFailures.Load(), Cold: db.cold.read(),
 		Compactions: db.stats.compactions.Load(), ExpiredFiles: db.stats.expiredFiles.Load(),
@@ -99,9 +94,6 @@ func (db *DB) Stat() Stat {
 	s.FaultP50, s.FaultP99 = db.stats.percentiles()
 	if at := db.stats.shippedAt.Load(); at != 0 {
 		s.ShippedAt = time.Unix(0, at)
-	}
-	if s.PendingPages > 0 {
-		s.PendingSince = time.Unix(0, db.stats.pendingSince.Load())
 	}
 	db.mu.RLock()
 	s.PageSize = db.pageSize
@@ -117,6 +109,9 @@ func (db *DB) Stat() Stat {
 	}
 	s.Present = s.Pages - min(missing, s.Pages)
 	db.capture.Lock()
+	s.InFlight = db.flying != nil
+	s.PendingPages, s.PendingSince = db.pendingLocked()
+	s.PendingBytes = s.PendingPages * int64(s.PageSize)
 	if db.compare != "" {
 		s.Degraded = append(s.Degraded, db.compare)
 	}
