@@ -9,8 +9,7 @@ VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),$(shel
 
 # Programs that tests and lint run, built once for each version in .ci/tools.
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/atc/bin
-export ATC_VERSITYGW := $(TOOLS)/versitygw
-export ATC_LITESTREAM := $(TOOLS)/litestream
+export ATC_TOOLS := $(TOOLS)
 
 # Two packages at a time, on any machine: tests of the filesystem load several
 # processors each and have deadlines.

@@ -91,7 +91,7 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 		Store: c.Store, Mountpoint: c.Mount, Passthrough: c.Passthrough != "off", Instances: processes,
 		Volume: volume.Options{
 			Cache: c.Cache, Logger: logger, Machine: c.Machine, Region: c.Region,
-			ShipInterval: c.ShipInterval, HydrateAfter: c.HydrateAfter, Commit: c.Durability == "commit",
+			ShipInterval: c.ShipInterval, HydrateAfter: c.HydrateAfter, HydrateBudget: int64(c.HydrateBudget), Commit: c.Durability == "commit",
 			Heartbeat: c.Heartbeat, Lease: c.Lease, ReleaseAfter: c.ReleaseAfter, CacheLimit: int64(c.CacheLimit), Policy: &kept,
 		},
 	})

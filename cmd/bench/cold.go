@@ -344,9 +344,9 @@ func (c *coldBench) download(tenant, path string) (time.Duration, error) {
 
 // litestream restores the database and asks the copy.
 func (c *coldBench) litestream(tenant string) (time.Duration, error) {
-	program := os.Getenv("ATC_LITESTREAM")
-	if program == "" {
-		return 0, fmt.Errorf("ATC_LITESTREAM names no litestream; run `make bench`")
+	program := filepath.Join(os.Getenv("ATC_TOOLS"), "litestream-v0.5.15", "litestream")
+	if _, err := os.Stat(program); err != nil {
+		return 0, fmt.Errorf("no litestream: %w; run `make bench`", err)
 	}
 	b, err := bucket.Open(c.ctx, c.store)
 	if err != nil {

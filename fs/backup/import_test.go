@@ -14,6 +14,7 @@ import (
 
 	"atc/fs/backup"
 	"atc/fs/bucket"
+	"atc/fs/bucket/litestreamtest"
 	"atc/fs/bucket/s3test"
 	"atc/fs/errors"
 	"atc/fs/history"
@@ -205,8 +206,8 @@ func TestImportRefuses(t *testing.T) {
 	}
 }
 
-// replicate runs litestream on a database while rows are added.
-func replicate(t *testing.T, replica string) {
+// replicate runs a version of litestream on a database while rows are added.
+func replicate(t *testing.T, program, replica string) {
 	t.Helper()
 	db := filepath.Join(t.TempDir(), "app.db")
 	mounttest.SQL(t, db, "pragma journal_mode=wal; create table t(a); insert into t values(1)")
@@ -218,7 +219,7 @@ func replicate(t *testing.T, replica string) {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(mounttest.Litestream(t), "replicate", "-config", config)
+	cmd := exec.Command(program, "replicate", "-config", config)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -283,6 +284,12 @@ func shipped(t *testing.T, replica string) (n int) {
 // TestImportLitestream adopts a replica in a directory and one in S3, with its
 // past.
 func TestImportLitestream(t *testing.T) {
+	for _, program := range litestreamtest.Programs(t) {
+		t.Run(filepath.Base(filepath.Dir(program)), func(t *testing.T) { importLitestream(t, program) })
+	}
+}
+
+func importLitestream(t *testing.T, program string) {
 	s3 := s3test.Start(t)
 	address, query, _ := strings.Cut(s3, "?")
 	dir := t.TempDir()
@@ -293,7 +300,7 @@ func TestImportLitestream(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.name != "from S3 into a directory" {
-				replicate(t, c.replica)
+				replicate(t, program, c.replica)
 			}
 			b, err := bucket.Open(t.Context(), c.store)
 			if err != nil {

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -22,7 +23,8 @@ import (
 
 // This file defines the adoption of what Litestream 0.5 has replicated. Its files
 // are in the format of ours, so they are taken as they are, every level of them,
-// and with them what can be restored.
+// and with them what can be restored. Only those of 0.5.16 and later are written
+// anew, since earlier ones cannot read them.
 
 // timestampKey is the metadata in which Litestream keeps a file's time.
 const timestampKey = "litestream-timestamp"
@@ -119,7 +121,15 @@ func (s *Service) openReplica(ctx context.Context, where string) (*replica, erro
 		if err != nil {
 			return nil, err
 		}
+		through := r.copy
 		r.copy = func(ctx context.Context, f replicaFile, key string) error {
+			begin, _, err := b.GetRange(ctx, f.where, 0, history.BlocksPrefix, "")
+			if err != nil {
+				return err
+			}
+			if history.HasBlocks(begin) {
+				return through(ctx, f, key)
+			}
 			return whole.Copy(ctx, path.Join(from, f.where), path.Join(to, key))
 		}
 	}
@@ -209,14 +219,7 @@ func (s *Service) store(ctx context.Context, in io.Reader, stamp, key string) er
 	}
 	defer os.Remove(spool.Name())
 	defer spool.Close()
-	size, err := io.Copy(spool, reader{ctx, in})
-	if err != nil {
-		return err
-	}
-	if _, err := spool.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	c, err := history.Decode(spool, size, func(history.Page, history.Place) error { return nil })
+	c, err := receive(spool, reader{ctx, in})
 	if err != nil {
 		return err
 	}
@@ -228,4 +231,26 @@ func (s *Service) store(ctx context.Context, in io.Reader, stamp, key string) er
 	}
 	_, err = s.bucket.Put(ctx, key, spool, bucket.PutOptions{IfNoneMatch: true, Meta: map[string]string{timestampKey: stamp}})
 	return err
+}
+
+// receive writes an LTX file into spool, in the form in which it is stored, and
+// checks it.
+func receive(spool *os.File, in io.Reader) (history.Commit, error) {
+	begin := make([]byte, history.BlocksPrefix)
+	n, err := io.ReadFull(in, begin)
+	if err != nil && err != io.ErrUnexpectedEOF {
+		return history.Commit{}, err
+	}
+	whole := io.MultiReader(bytes.NewReader(begin[:n]), in)
+	if history.HasBlocks(begin[:n]) {
+		return history.Reframe(spool, whole)
+	}
+	size, err := io.Copy(spool, whole)
+	if err != nil {
+		return history.Commit{}, err
+	}
+	if _, err := spool.Seek(0, io.SeekStart); err != nil {
+		return history.Commit{}, err
+	}
+	return history.Decode(spool, size, func(history.Page, history.Place) error { return nil })
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,30 +13,14 @@ import (
 	"github.com/superfly/ltx"
 
 	"atc/fs/bucket"
+	"atc/fs/bucket/litestreamtest"
 	"atc/fs/bucket/s3test"
 )
 
 // The program that everybody has to get a database out of a bucket without us:
 // it reads what is under a database's keys as it is, in both stores.
 
-// litestream finds the program, like s3test its server.
-func litestream(t *testing.T) string {
-	t.Helper()
-	path := os.Getenv("ATC_LITESTREAM")
-	if cache, err := os.UserCacheDir(); path == "" && err == nil {
-		path = filepath.Join(cache, "atc", "bin", "litestream")
-	}
-	if _, err := os.Stat(path); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("no litestream: %v; run `make tools`", err)
-		}
-		t.Skipf("no litestream: %v; run `make tools`", err)
-	}
-	return path
-}
-
 func TestLitestreamRestores(t *testing.T) {
-	program := litestream(t)
 	for name, url := range map[string]string{"file": "file://" + t.TempDir(), "s3": s3test.Start(t)} {
 		t.Run(name, func(t *testing.T) {
 			b := open(t, url)
@@ -48,9 +31,9 @@ func TestLitestreamRestores(t *testing.T) {
 			if name == "s3" {
 				replica = strings.Replace(url, "?", "/"+folder+"?", 1) + "&force-path-style=true"
 			}
-			out := filepath.Join(t.TempDir(), "out.db")
-			if text, err := exec.CommandContext(t.Context(), program, "restore", "-o", out, replica).CombinedOutput(); err != nil {
-				t.Fatalf("litestream restore %s: %v\n%s", replica, err, text)
+			out, err := litestreamtest.Restore(t, replica)
+			if err != nil {
+				t.Fatal(err)
 			}
 			got, err := os.ReadFile(out)
 			if err != nil || !bytes.Equal(got, want) {

@@ -3,6 +3,7 @@ package history
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,32 +15,17 @@ import (
 	"github.com/ncruces/go-sqlite3"
 
 	"atc/fs/bucket"
+	"atc/fs/bucket/litestreamtest"
 	"atc/fs/bucket/s3test"
 )
 
 // What Litestream makes of a compacted history, and what is made of one that
 // Litestream has written: the real program, on a directory and on S3.
 
-func litestream(t *testing.T) string {
-	t.Helper()
-	path := os.Getenv("ATC_LITESTREAM")
-	if cache, err := os.UserCacheDir(); path == "" && err == nil {
-		path = filepath.Join(cache, "atc", "bin", "litestream")
-	}
-	if _, err := os.Stat(path); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("no litestream: %v; run `make tools`", err)
-		}
-		t.Skipf("no litestream: %v; run `make tools`", err)
-	}
-	return path
-}
-
 // restoreWith puts the objects of a folder into a real store and restores from
 // there.
 func restoreWith(t *testing.T, m *memory, url, folder string, args ...string) ([]byte, error) {
 	t.Helper()
-	program := litestream(t)
 	b, err := bucket.Open(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
@@ -56,10 +42,9 @@ func restoreWith(t *testing.T, m *memory, url, folder string, args ...string) ([
 	if strings.HasPrefix(url, "s3:") {
 		replica = strings.Replace(url, "?", "/"+place+"?", 1) + "&force-path-style=true"
 	}
-	out := filepath.Join(t.TempDir(), "out.db")
-	args = append(append([]string{"restore", "-o", out}, args...), replica)
-	if text, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("litestream %v: %w\n%s", args, err, text)
+	out, err := litestreamtest.Restore(t, replica, args...)
+	if err != nil {
+		return nil, err
 	}
 	return os.ReadFile(out)
 }
@@ -104,7 +89,6 @@ func (s *sqlStory) exec(sql string) {
 }
 
 func TestLitestreamRestoresCompacted(t *testing.T) {
-	litestream(t)
 	for name, url := range map[string]string{"file": "file://" + t.TempDir(), "s3": s3test.Start(t)} {
 		t.Run(name, func(t *testing.T) {
 			s, p := newSQLStory(t), testPolicy(t)
@@ -197,7 +181,6 @@ func TestLitestreamRestoresCompacted(t *testing.T) {
 // metadata, as Litestream and as Find do it. Litestream takes no time before the
 // first or behind the last modification of the objects, so the clock is real.
 func TestLitestreamRestoresTime(t *testing.T) {
-	program := litestream(t)
 	url := s3test.Start(t)
 	b, err := bucket.Open(t.Context(), url)
 	if err != nil {
@@ -237,10 +220,10 @@ func TestLitestreamRestoresTime(t *testing.T) {
 	if err != nil || pos.TXID != middle {
 		t.Fatalf("%+v %v, want %s", pos, err, middle)
 	}
-	out := filepath.Join(t.TempDir(), "out.db")
 	replica := strings.Replace(url, "?", "/"+testFolder+"?", 1) + "&force-path-style=true"
-	if text, err := exec.CommandContext(t.Context(), program, "restore", "-timestamp", at.Format(time.RFC3339Nano), "-o", out, replica).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, text)
+	out, err := litestreamtest.Restore(t, replica, "-timestamp", at.Format(time.RFC3339Nano))
+	if err != nil {
+		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(out); err != nil || !bytes.Equal(got, bytes.Join(s.states[middle].pages, nil)) {
 		t.Errorf("litestream restored %d bytes, not transaction %s: %v", len(got), middle, err)
@@ -251,7 +234,12 @@ func TestLitestreamRestoresTime(t *testing.T) {
 // with it: loads it at each transaction, compacts it, and lets Litestream
 // restore the result.
 func TestLitestreamReplicaLoads(t *testing.T) {
-	program := litestream(t)
+	for _, program := range litestreamtest.Programs(t) {
+		t.Run(filepath.Base(filepath.Dir(program)), func(t *testing.T) { replicaLoads(t, program) })
+	}
+}
+
+func replicaLoads(t *testing.T, program string) {
 	dir := t.TempDir()
 	path, replica := filepath.Join(dir, "db"), filepath.Join(dir, "replica")
 	db, err := sqlite3.Open(path)
@@ -281,6 +269,14 @@ func TestLitestreamReplicaLoads(t *testing.T) {
 			data, err := os.ReadFile(f)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if HasBlocks(data) {
+				var framed bytes.Buffer
+				if _, err := Reframe(&framed, bytes.NewReader(data)); err != nil {
+					t.Fatal(err)
+				}
+				refuseDamage(t, data, framed.Bytes())
+				data = framed.Bytes()
 			}
 			if _, err := store.Put(t.Context(), fmt.Sprintf("%s/%04x/%s", testFolder, level, filepath.Base(f)), bytes.NewReader(data), bucket.PutOptions{}); err != nil {
 				t.Fatal(err)
@@ -320,4 +316,26 @@ func TestLitestreamReplicaLoads(t *testing.T) {
 		t.Fatalf("%+v %v", c, err)
 	}
 	same("compacted", last.TXID)
+}
+
+// refuseDamage has a file with blocks cut, and a bit inverted, at many places: it
+// is not taken, or its pages are the same all the same. A packed page can be
+// another one that unpacks to the same.
+func refuseDamage(t *testing.T, data, framed []byte) {
+	t.Helper()
+	step := max(len(data)/500, 1)
+	for at := 0; at < len(data); at += step {
+		if _, err := Reframe(io.Discard, bytes.NewReader(data[:at])); err == nil {
+			t.Errorf("cut at %d of %d bytes it was taken", at, len(data))
+		}
+		damaged := bytes.Clone(data)
+		damaged[at] ^= 0x10
+		var out bytes.Buffer
+		if _, err := Reframe(&out, bytes.NewReader(damaged)); err == nil && !bytes.Equal(out.Bytes(), framed) {
+			t.Errorf("with byte %d of %d damaged it was taken", at, len(data))
+		}
+	}
+	if _, err := Reframe(io.Discard, bytes.NewReader(append(bytes.Clone(data), 0))); err == nil {
+		t.Error("with a byte more it was taken")
+	}
 }

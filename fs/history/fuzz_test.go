@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"testing"
@@ -171,6 +172,27 @@ func FuzzDecodeFramePages(f *testing.F) {
 		}
 		if err != nil && !errors.Is(errors.Corrupt, err) {
 			t.Errorf("the kind of %v", err)
+		}
+	})
+}
+
+// FuzzReframe has arbitrary bytes taken for a file whose pages are blocks: what is
+// taken can be read as one whose pages are frames.
+func FuzzReframe(f *testing.F) {
+	seed, err := os.ReadFile("testdata/blocks.ltx")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var out bytes.Buffer
+		c, err := Reframe(&out, bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		again, err := Decode(&out, int64(out.Len()), func(Page, Place) error { return nil })
+		if err != nil || again != c {
+			t.Errorf("taken as %+v, read as %+v: %v", c, again, err)
 		}
 	})
 }

@@ -59,6 +59,9 @@ type Options struct {
 	// HydrateAfter is how long after its opening the rest of a database is
 	// fetched; 2 s by default, negative for never.
 	HydrateAfter time.Duration
+	// HydrateBudget bounds what that fetches, in bytes of pages per second and
+	// database; 0 for as fast as the store answers, below what is read.
+	HydrateBudget int64
 	// CloseAfter is how long a database that nobody has open is kept open; 10 s
 	// by default.
 	CloseAfter time.Duration

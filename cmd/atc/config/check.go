@@ -38,6 +38,9 @@ func (r *reader) check(c *Config) {
 	// Shorter, and the bucket is asked to take one object a commit.
 	r.duration("ship_interval", c.ShipInterval, 10*time.Millisecond)
 	r.durationOrNever("hydrate_after", c.HydrateAfter, time.Millisecond)
+	if c.HydrateBudget != 0 {
+		r.size("hydrate_budget", c.HydrateBudget, 64<<10, 1<<60)
+	}
 	r.oneOf("durability", c.Durability, "async", "commit")
 	r.duration("heartbeat", c.Heartbeat, 100*time.Millisecond)
 	r.duration("lease", c.Lease, 100*time.Millisecond)

@@ -29,20 +29,21 @@ import (
 // Config is a complete configuration. The keys' defaults are in [Default], and
 // what is allowed is in check.go.
 type Config struct {
-	Listen       string        `toml:"listen"`        // address the proxy listens on
-	Mount        string        `toml:"mount"`         // mountpoint of the filesystem
-	Cache        string        `toml:"cache"`         // folder for everything local; one atc at a time has it
-	Store        string        `toml:"store"`         // URL of the bucket: file:///... or s3://...
-	ShipInterval time.Duration `toml:"ship_interval"` // how long a commit may wait for the bucket
-	HydrateAfter time.Duration `toml:"hydrate_after"` // from opening a database to fetching the rest of it, or Never
-	Durability   string        `toml:"durability"`    // async or commit
-	Heartbeat    time.Duration `toml:"heartbeat"`     // how often this machine says that it is alive
-	Lease        time.Duration `toml:"lease"`         // after how long without one others take its tenants
-	ReleaseAfter time.Duration `toml:"release_after"` // from the last use of a tenant to its release
-	CacheLimit   Size          `toml:"cache_limit"`   // what Cache should take of the disk; 0: any
-	Passthrough  string        `toml:"passthrough"`   // auto or off
-	Region       string        `toml:"region"`        // where this machine is; may be empty
-	Machine      string        `toml:"machine"`       // name of this machine; empty: an ID kept in Cache
+	Listen        string        `toml:"listen"`         // address the proxy listens on
+	Mount         string        `toml:"mount"`          // mountpoint of the filesystem
+	Cache         string        `toml:"cache"`          // folder for everything local; one atc at a time has it
+	Store         string        `toml:"store"`          // URL of the bucket: file:///... or s3://...
+	ShipInterval  time.Duration `toml:"ship_interval"`  // how long a commit may wait for the bucket
+	HydrateAfter  time.Duration `toml:"hydrate_after"`  // from opening a database to fetching the rest of it, or Never
+	HydrateBudget Size          `toml:"hydrate_budget"` // what that fetches a second, for each database; 0: any
+	Durability    string        `toml:"durability"`     // async or commit
+	Heartbeat     time.Duration `toml:"heartbeat"`      // how often this machine says that it is alive
+	Lease         time.Duration `toml:"lease"`          // after how long without one others take its tenants
+	ReleaseAfter  time.Duration `toml:"release_after"`  // from the last use of a tenant to its release
+	CacheLimit    Size          `toml:"cache_limit"`    // what Cache should take of the disk; 0: any
+	Passthrough   string        `toml:"passthrough"`    // auto or off
+	Region        string        `toml:"region"`         // where this machine is; may be empty
+	Machine       string        `toml:"machine"`        // name of this machine; empty: an ID kept in Cache
 
 	Log     Log     `toml:"log"`
 	History History `toml:"history"`

@@ -33,7 +33,7 @@ func leaves(c *Config) map[string]reflect.Value {
 }
 
 // without are the keys whose default is none, another on each machine, or free.
-var without = []string{"store", "cache", "cache_limit", "region", "machine", "policy.config", "app.command", "app.env"}
+var without = []string{"store", "cache", "cache_limit", "hydrate_budget", "region", "machine", "policy.config", "app.command", "app.env"}
 
 func TestExample(t *testing.T) {
 	if _, err := Parse("atc.example.toml", []byte(Example())); err != nil {

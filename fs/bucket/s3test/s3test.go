@@ -5,8 +5,8 @@
 //	store, err := bucket.Open(t.Context(), s3test.Slow(t, s3test.Start(t), 20*time.Millisecond))
 //
 // The server keeps its objects in a folder of the test and ends with it. It is
-// found by the variable ATC_VERSITYGW, else as atc/bin/versitygw in the user's
-// cache folder, where `make tools` puts it. [Run] and [NewProxy] are the same
+// found in the folder that the variable ATC_TOOLS names, else in atc/bin of the
+// user's cache folder, where `make tools` puts it. [Run] and [NewProxy] are the same
 // for who is not a test.
 //
 // # Limitations
@@ -113,10 +113,11 @@ func (s *Server) Close() { s.stop() }
 
 // server finds the program.
 func server() (string, error) {
-	path := os.Getenv("ATC_VERSITYGW")
-	if cache, err := os.UserCacheDir(); path == "" && err == nil {
-		path = filepath.Join(cache, "atc", "bin", "versitygw")
+	dir := os.Getenv("ATC_TOOLS")
+	if cache, err := os.UserCacheDir(); dir == "" && err == nil {
+		dir = filepath.Join(cache, "atc", "bin")
 	}
+	path := filepath.Join(dir, "versitygw")
 	_, err := os.Stat(path)
 	return path, err
 }

@@ -2,32 +2,15 @@ package mounttest
 
 import (
 	"context"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"atc/fs/bucket"
+	"atc/fs/bucket/litestreamtest"
 	atctenant "atc/fs/tenant"
 )
-
-// Litestream returns the path of the litestream program. `make tools` builds it.
-func Litestream(t testing.TB) string {
-	t.Helper()
-	path := os.Getenv("ATC_LITESTREAM")
-	if cache, err := os.UserCacheDir(); path == "" && err == nil {
-		path = filepath.Join(cache, "atc", "bin", "litestream")
-	}
-	if _, err := os.Stat(path); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("no litestream: %v; run `make tools`", err)
-		}
-		t.Skipf("no litestream: %v; run `make tools`", err)
-	}
-	return path
-}
 
 // LitestreamRestore restores a tenant's only database of that file name from a
 // store with nothing but litestream, and returns the path of the copy.
@@ -57,9 +40,9 @@ func LitestreamRestore(t testing.TB, store, tenant, name string) string {
 	if isS3 {
 		replica += "?" + query + "&force-path-style=true"
 	}
-	out := filepath.Join(t.TempDir(), "restored.sqlite3")
-	if text, err := exec.Command(Litestream(t), "restore", "-o", out, replica).CombinedOutput(); err != nil {
-		t.Fatalf("litestream restore %s: %v\n%s", replica, err, text)
+	out, err := litestreamtest.Restore(t, replica)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return out
 }
