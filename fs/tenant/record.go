@@ -53,6 +53,11 @@ type Owner struct {
 	Machine string    `json:"machine"`
 	Session string    `json:"session"`
 	Since   time.Time `json:"since"`
+	// Disk is where that run keeps what it has not shipped, and From the epoch
+	// since when nobody but runs on it has owned the tenant: what an earlier one
+	// left there in such an epoch is newer than the bucket.
+	Disk string `json:"disk,omitempty"`
+	From uint64 `json:"from,omitempty"`
 }
 
 // Database says where a database's history is and, when its tenant was

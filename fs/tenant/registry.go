@@ -47,6 +47,15 @@ func (r *Registry) ours(o *Owner) bool {
 	return o != nil && o.Machine == r.lease.Machine() && o.Session == r.lease.Session()
 }
 
+// owner is this session as the owner of h's tenant from an epoch on.
+func (r *Registry) owner(h *Held, epoch uint64) *Owner {
+	o := &Owner{Machine: r.lease.Machine(), Session: r.lease.Session(), Since: r.now(), Disk: r.lease.Disk(), From: epoch}
+	if h.Owner != nil && o.Disk != "" && h.Owner.Disk == o.Disk {
+		o.From = h.Owner.From
+	}
+	return o
+}
+
 // check returns nil while the lease is valid.
 func (r *Registry) check() error {
 	if r.lease == nil {
@@ -166,7 +175,7 @@ func (r *Registry) Acquire(ctx context.Context, id string, loaded *Held) (held *
 		next := h.clone()
 		next.Epoch++
 		r.attempt(id, attempt{next.Epoch, before})
-		next.Owner = &Owner{Machine: r.lease.Machine(), Session: r.lease.Session(), Since: r.now()}
+		next.Owner = r.owner(h, next.Epoch)
 		next.Released = time.Time{}
 		taken := &Held{Record: h.Record, etag: h.etag, term: term}
 		err = r.put(ctx, taken, next)
@@ -238,7 +247,9 @@ func (r *Registry) Mine(ctx context.Context, h *Held) error {
 	}
 	term := r.lease.Term()
 	err := r.Update(ctx, h, func(next *Record) {
-		next.Owner = &Owner{Machine: r.lease.Machine(), Session: r.lease.Session(), Since: r.now()} // other bytes, another version
+		owner := *next.Owner
+		owner.Since = r.now() // other bytes, another version
+		next.Owner = &owner
 	})
 	switch {
 	case errors.Is(errors.NotExist, err):

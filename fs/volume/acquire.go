@@ -41,12 +41,10 @@ func (v *Volume) judge(local localState, before tenant.Record) trust {
 		return cold // killed between the record's release and the note of it: all was shipped
 	case local.Boot != v.boot:
 		return strange // what was never synced is gone, and nobody can say what was
-	case before.Owner == nil || before.Owner.Machine != v.machine:
+	case before.Owner == nil || before.Owner.Disk != v.disk:
 		return strange
-	case before.Epoch == local.Epoch:
-		return ahead
-	case before.Epoch == local.Epoch+1 && before.Owner.Session == local.Session:
-		return ahead // killed after it took the tenant again and before it noted so
+	case before.Owner.From <= local.Epoch && local.Epoch <= before.Epoch:
+		return ahead // epochs behind ours are of runs that ended before they served anything
 	}
 	return strange
 }
@@ -61,15 +59,6 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 	local, err := readLocal(t.dir)
 	if err != nil {
 		return errors.E("open tenant", t.id, errors.Other, err)
-	}
-	if local.Ready && !local.Clean {
-		// Before the record, so that a kill in between does not make our own
-		// files look like those of a run that lost the tenant.
-		intent := local
-		intent.Session = t.v.session
-		if err := intent.write(t.dir); err != nil {
-			return errors.E("open tenant", t.id, errors.Other, err)
-		}
 	}
 	a, err := t.arrive(ctx, path)
 	if err != nil {
@@ -95,14 +84,6 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 			return errors.E("open tenant", t.id, errors.Other, err)
 		}
 		local, worth = localState{}, cold
-	}
-	if worth == ahead {
-		// At once, so that an attempt which fails behind this point does not
-		// make our own files look like those of a run that lost the tenant.
-		local.Epoch = held.Epoch
-		if err := local.write(t.dir); err != nil {
-			return errors.E("open tenant", t.id, errors.Other, err)
-		}
 	}
 	unclean := before.Owner != nil
 	if unclean {
@@ -136,7 +117,7 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 	t.databases = make(map[string]*entry) // without those of an attempt that failed
 	t.files.init()
 	t.held, t.local = held, localState{
-		Epoch: held.Epoch, Session: t.v.session, Boot: t.v.boot,
+		Epoch: held.Epoch, Boot: t.v.boot,
 		Ready:     worth == ahead, // else not before the tree is laid out
 		Databases: make(map[string]localDatabase), Contents: make(map[uint64]string),
 	}
