@@ -222,7 +222,8 @@ func TestLostWhileItsLogIsRead(t *testing.T) {
 		t.Fatal(out)
 	}
 	s.kill()
-	eventually(t, "it is reported", func() bool { return len(first.Volume.Lost()) == 1 })
+	// A busy machine takes its time to read 150 MB, and as long again to keep them.
+	within(t, 3*time.Minute, "it is reported", func() bool { return len(first.Volume.Lost()) == 1 })
 	lost := first.Volume.Lost()[0]
 	if lost.Folder == "" || lost.Pages == 0 {
 		t.Errorf("what was not shipped is not kept: %+v", lost)
