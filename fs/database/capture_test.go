@@ -100,8 +100,8 @@ func TestUnpublishedFramesAreNotTaken(t *testing.T) {
 	}
 }
 
-// walIndex makes the header of a log's index as a writer publishes it (wal.c,
-// WalIndexHdr), in the machine's byte order but for the salts.
+// walIndex makes the index of a log of few frames as a writer publishes it (wal.c,
+// WalIndexHdr and what follows), in the machine's byte order but for the salts.
 func walIndex(log []byte, frame uint32) []byte {
 	b := make([]byte, 48)
 	order := binary.NativeEndian
@@ -116,7 +116,13 @@ func walIndex(log []byte, frame uint32) []byte {
 	}
 	order.PutUint32(b[40:], s0)
 	order.PutUint32(b[44:], s1)
-	return append(b, b...)
+	b = append(b, b...)
+	b = append(b, make([]byte, 136-len(b))...) // WalCkptInfo
+	h, _ := journal.ParseWALHeader(log)
+	for n := uint32(1); int64(len(log)) > h.FrameOffset(n); n++ {
+		b = order.AppendUint32(b, binary.BigEndian.Uint32(log[h.FrameOffset(n):]))
+	}
+	return b
 }
 
 // TestWriteBeatsAFault writes a page while it is being fetched: what came from

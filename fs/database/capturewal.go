@@ -2,9 +2,11 @@ package database
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"os"
 
+	"atc/fs/errors"
 	"atc/fs/journal"
 )
 
@@ -91,45 +93,77 @@ type takenFrames struct {
 }
 
 // takePublished takes what the log's index says is committed. Those frames are
-// whole, so only the newest version of each page is read: a log of a thousand
-// one-row commits holds a few dozen.
+// whole, and the index knows their pages, so that only the newest version of each
+// page is read: a log of a thousand one-row commits holds a few dozen.
 func (db *DB) takePublished(f *os.File, h journal.WALHeader, limit uint32) (t takenFrames, err error) {
-	newest := make(map[uint32]uint32) // page → frame
-	for n := db.wal.frame + 1; n <= limit; n++ {
-		fr, ok, err := journal.ReadFrameHeader(f, h, n)
-		if err != nil {
-			return t, fmt.Errorf("read log: %w", err)
-		}
-		if !ok {
-			return takenFrames{}, nil // restarted this moment; the next look sees it
-		}
-		newest[fr.Page], t.last = n, fr
+	first := db.wal.frame + 1
+	if limit < first {
+		return t, nil // a generation of which nothing is published yet
 	}
-	if t.last.Commit == 0 {
-		return takenFrames{}, nil
+	info, err := f.Stat()
+	if err != nil {
+		return t, fmt.Errorf("read log: %w", err)
+	}
+	sound := info.Size() >= h.FrameOffset(limit+1) // else the index is not of this log, or not any more
+	var pages []uint32
+	if sound {
+		if pages, err = db.indexedPages(first, limit); err != nil {
+			return t, err
+		}
+	}
+	newest := make(map[uint32]uint32) // page → frame
+	for i, page := range pages {
+		newest[page] = first + uint32(i)
 	}
 	kept := db.spool.size
 	t.pages = make(map[uint32]int64, len(newest))
-	data := make([]byte, h.PageSize)
+	frame := make([]byte, journal.FrameHeaderSize+h.PageSize)
 	for page, n := range newest {
-		if _, err := f.ReadAt(data, h.FrameOffset(n)+journal.FrameHeaderSize); err != nil {
+		if _, err := f.ReadAt(frame, h.FrameOffset(n)); err != nil && err != io.EOF {
 			return t, fmt.Errorf("read log: %w", err)
 		}
-		if t.pages[page], err = db.spool.write(data); err != nil {
+		fr, ok := journal.ParseFrame(frame, h, n)
+		if sound = ok && fr.Page == page; !sound {
+			break
+		}
+		if t.pages[page], err = db.spool.write(fr.Data); err != nil {
 			return t, err
+		}
+		if n == limit {
+			t.last, t.size = fr, fr.Commit
+			t.last.Data = nil
 		}
 	}
 	// A restart writes the header before it overwrites any frame.
 	var b [journal.WALHeaderSize]byte
-	if _, err := f.ReadAt(b[:], 0); err != nil {
+	if _, err := f.ReadAt(b[:], 0); err != nil && err != io.EOF {
 		return t, fmt.Errorf("read log: %w", err)
 	}
 	if now, ok := journal.ParseWALHeader(b[:]); !ok || now.Salt != h.Salt {
 		db.spool.size = kept
-		return takenFrames{}, nil
+		return takenFrames{}, nil // restarted this moment; the next look sees it
 	}
-	t.size = t.last.Commit
+	if !sound || t.size == 0 {
+		return t, errors.E("read log", db.opts.Name, errors.Corrupt, fmt.Errorf("its index does not say what its frames hold"))
+	}
 	return t, nil
+}
+
+// indexedPages reads from the log's index which pages its frames hold.
+func (db *DB) indexedPages(first, last uint32) ([]uint32, error) {
+	f, err := db.openSidecar(journal.SHM)
+	if err != nil {
+		return nil, err
+	}
+	if f == nil {
+		return nil, fmt.Errorf("the log's index is gone")
+	}
+	defer f.Close()
+	pages, err := journal.ReadWALIndexPages(f, first, last)
+	if err != nil {
+		return nil, fmt.Errorf("read the log's index: %w", err)
+	}
+	return pages, nil
 }
 
 // takeChecked takes whatever transactions follow in the log by salts and

@@ -182,9 +182,22 @@ func ReadFrameHeader(r io.ReaderAt, h WALHeader, n uint32) (Frame, bool, error) 
 	} else if err != nil {
 		return Frame{}, false, err
 	}
-	f := Frame{Number: n, Page: binary.BigEndian.Uint32(b[:]), Commit: binary.BigEndian.Uint32(b[4:]), Sum: frameSum(b[:])}
+	f, ok := ParseFrame(b[:], h, n)
+	return f, ok, nil
+}
+
+// ParseFrame is ReadFrameHeader of bytes that begin with frame n; what follows the
+// header is the frame's Data.
+func ParseFrame(b []byte, h WALHeader, n uint32) (Frame, bool) {
+	if len(b) < FrameHeaderSize {
+		return Frame{}, false
+	}
+	f := Frame{
+		Number: n, Page: binary.BigEndian.Uint32(b), Commit: binary.BigEndian.Uint32(b[4:]), Sum: frameSum(b),
+		Data: b[FrameHeaderSize:],
+	}
 	same := [2]uint32{binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])} == h.Salt
-	return f, same && f.Page != 0, nil
+	return f, same && f.Page != 0
 }
 
 func frameSum(b []byte) Checksum {

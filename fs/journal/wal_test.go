@@ -92,6 +92,7 @@ func TestWALReader(t *testing.T) {
 			if _, ok, err := journal.ReadFrameHeader(bytes.NewReader(wal), h, uint32(n+1)); ok || err != nil {
 				t.Errorf("a frame behind the last: %v %v", ok, err)
 			}
+			indexed(t, wal, shm)
 		})
 	}
 }
@@ -143,4 +144,57 @@ func FuzzParsers(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestWALIndexOfManyFrames has a log whose index has several blocks.
+func TestWALIndexOfManyFrames(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db, err := sqlite3.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.Exec(`PRAGMA page_size=512; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a);
+		INSERT INTO t WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r WHERE i<9000) SELECT zeroblob(470) FROM r;
+		UPDATE t SET a = zeroblob(480) WHERE rowid % 3 = 0`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wal, err := os.ReadFile(path + "-wal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shm, err := os.ReadFile(path + "-shm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	indexed(t, wal, shm)
+}
+
+// indexed compares what a log's index says of its frames with the log.
+func indexed(t *testing.T, wal, shm []byte) {
+	t.Helper()
+	h, _ := journal.ParseWALHeader(wal)
+	x, ok := journal.ParseWALIndex(shm)
+	if !ok {
+		t.Fatal("no index")
+	}
+	for _, first := range []uint32{1, 2, 4062, 4063, 4064, 8158, 8159, x.MaxFrame} {
+		if first > x.MaxFrame {
+			continue
+		}
+		pages, err := journal.ReadWALIndexPages(bytes.NewReader(shm), first, x.MaxFrame)
+		if err != nil || len(pages) != int(x.MaxFrame-first+1) {
+			t.Fatalf("from frame %d: %d pages, %v", first, len(pages), err)
+		}
+		for i, page := range pages {
+			f, ok, err := journal.ReadFrameHeader(bytes.NewReader(wal), h, first+uint32(i))
+			if !ok || err != nil || f.Page != page {
+				t.Fatalf("frame %d holds page %d (%v, %v), the index says %d", first+uint32(i), f.Page, ok, err, page)
+			}
+		}
+	}
+	if _, err := journal.ReadWALIndexPages(bytes.NewReader(shm), 1, 1<<30); err == nil {
+		t.Error("an index of that many frames was read")
+	}
 }

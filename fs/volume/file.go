@@ -339,19 +339,28 @@ func (h *Handle) Sync(ctx context.Context, dataOnly bool) error {
 	if dataOnly {
 		sync = unix.Fdatasync
 	}
-	if err := sync(int(h.f.os.Fd())); err != nil {
-		return errors.E("sync", h.f.t.name(h.f.path), errors.Other, err)
+	synced := func() error {
+		if err := sync(int(h.f.os.Fd())); err != nil {
+			return errors.E("sync", h.f.t.name(h.f.path), errors.Other, err)
+		}
+		return nil
 	}
 	db, role := h.f.database()
-	switch {
-	case db == nil:
-		return nil
-	case role == journal.WAL:
-		return db.WALSync()
-	case role == journal.None:
+	if db == nil || role != journal.WAL {
+		if err := synced(); err != nil || db == nil || role != journal.None {
+			return err
+		}
 		return db.Sync()
 	}
-	return nil
+	// Beside each other: what is captured was committed before, and what counts is
+	// that both are done before the application goes on.
+	captured := make(chan error, 1)
+	go func() { captured <- db.WALSync() }()
+	err := synced()
+	if captureErr := <-captured; err == nil {
+		err = captureErr
+	}
+	return err
 }
 
 // Truncate sets the file's size.
