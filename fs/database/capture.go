@@ -58,6 +58,27 @@ func (db *DB) JournalEnd() error {
 	return db.confirmed()
 }
 
+// JournalSynced captures inside a sync of a rollback journal whose writes are
+// passed through, if that has just ended a transaction: in PERSIST mode its header
+// is zeroed and synced, and the writer still holds its exclusive lock.
+func (db *DB) JournalSynced() error {
+	if !db.direct.Load() && !db.hasDirty() || !db.journalEnded() {
+		return nil
+	}
+	return db.JournalEnd()
+}
+
+// JournalOpened captures when a rollback journal is opened for writing, where the
+// end of the last one was not seen: in PERSIST mode with synchronous=OFF it is
+// zeroed and not synced. Who opens it holds the lock by which SQLite lets one
+// writer in, and has not written to the database yet.
+func (db *DB) JournalOpened() error {
+	if !db.hasDirty() || !db.journalEnded() {
+		return nil
+	}
+	return db.JournalEnd()
+}
+
 func (db *DB) captureJournal() error {
 	db.capture.Lock()
 	defer db.capture.Unlock()

@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -338,6 +339,19 @@ func (db *DB) journalActive() bool {
 	b := make([]byte, journal.RollbackHeaderSize)
 	_, err = f.ReadAt(b, 0)
 	return err == nil && journal.RollbackActive(b)
+}
+
+// journalEnded reports whether there is no rollback journal, or one whose
+// transaction has ended.
+func (db *DB) journalEnded() bool {
+	f, err := db.openSidecar(journal.Rollback)
+	if f == nil || err != nil {
+		return err == nil
+	}
+	defer f.Close()
+	b := make([]byte, journal.RollbackHeaderLength)
+	n, err := f.ReadAt(b, 0)
+	return (err == nil || err == io.EOF) && journal.RollbackEnded(b[:n])
 }
 
 // SuperJournal is the name of the super-journal that the rollback journal names;

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 )
@@ -18,9 +19,21 @@ func RollbackActive(b []byte) bool {
 	return len(b) >= RollbackHeaderSize && string(b[:RollbackHeaderSize]) == rollbackMagic
 }
 
+// RollbackEnded reports whether a journal that begins with b, as much as there is
+// of RollbackHeaderLength, is of no transaction any more: it is empty, or begins
+// with the zeros by which a commit in PERSIST mode ends it (pager.c,
+// zeroJournalHdr). One of a transaction that has begun is neither active nor ended
+// before its first sync: its magic is still to come, and what follows it is there.
+func RollbackEnded(b []byte) bool {
+	return len(bytes.Trim(b[:min(len(b), RollbackHeaderLength)], "\x00")) == 0
+}
+
+// RollbackHeaderLength is how many bytes of a "-journal" [RollbackEnded] wants: its
+// header without what pads it to a sector.
+const RollbackHeaderLength = 28
+
 const (
-	rollbackHeaderLength = 28
-	maxSector            = 65536
+	maxSector = 65536
 	// unknownRecords stands for as many records as the file holds
 	// (synchronous=OFF).
 	unknownRecords = 0xffffffff
@@ -50,7 +63,7 @@ func ReadRollback(r io.ReaderAt, length int64, pageSize int) (originals []Origin
 	}
 	record := make([]byte, 4+pageSize+4)
 	for at, first := int64(0), true; ; first = false {
-		var h [rollbackHeaderLength]byte
+		var h [RollbackHeaderLength]byte
 		if n, err := r.ReadAt(h[:], at); err != nil && err != io.EOF {
 			return nil, 0, false, err
 		} else if n < len(h) || !RollbackActive(h[:]) {

@@ -44,3 +44,33 @@ func TestCommitsAreShippedWhileOpen(t *testing.T) {
 		}
 	}
 }
+
+// TestPersistWithoutSync ends transactions by zeros that are never synced, in a
+// journal that is passed through: each is captured when the next one opens the
+// journal, and the last when the database is closed; until then it is called
+// degraded.
+func TestPersistWithoutSync(t *testing.T) {
+	dir := t.TempDir()
+	b := openBucket(t, dir)
+	m := boot(t, dir, b, volume.Options{ShipInterval: tick, HydrateAfter: -1}, true)
+	db := filepath.Join(m.MakeTenant(t, "acme"), "main.sqlite3")
+	mounttest.SQL(t, db, "create table t(a); insert into t values('one');")
+	m.WaitShipped(t, "acme")
+	s := connect(t, db)
+	s.exec("pragma journal_mode=persist; pragma synchronous=off; insert into t values('two');")
+	eventually(t, "it is called degraded", func() bool { return len(stat(m, "main.sqlite3").Degraded) > 0 })
+	before := stat(m, "main.sqlite3").TXID
+	s.exec("begin immediate; insert into t values('three');")
+	eventually(t, "the commit before is shipped", func() bool { return stat(m, "main.sqlite3").TXID > before })
+	restored := mounttest.LitestreamRestore(t, "file://"+filepath.Join(dir, "bucket"), "acme", "main.sqlite3")
+	if got := mounttest.SQL(t, restored, "pragma integrity_check; select group_concat(a) from t"); got != "ok\none,two" {
+		t.Errorf("in the next transaction the bucket holds %q", got)
+	}
+	s.exec("commit;")
+	s.leave()
+	m.WaitShipped(t, "acme")
+	m.stop(t)
+	if got := state(t, b, "acme", "main.sqlite3", "select group_concat(a) from t"); got != "ok\none,two,three" {
+		t.Errorf("in the end the bucket holds %q", got)
+	}
+}

@@ -173,6 +173,11 @@ func (f *File) prepare(ctx context.Context, flags int) error {
 			}
 		}
 		t.mu.Unlock()
+		if role == journal.Rollback && flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+			if err := db.JournalOpened(); err != nil {
+				return err
+			}
+		}
 	} else if flags&syscall.O_TRUNC == 0 {
 		if err := t.fill(ctx, f); err != nil {
 			return err
@@ -185,12 +190,12 @@ func (f *File) prepare(ctx context.Context, flags int) error {
 }
 
 // mayBeDirect decides whether the kernel may read and write the local file
-// itself: the log and its index always, the database once no page is missing
-// and commits go to the log.
+// itself: the log, its index and a rollback journal unless their writes are commits
+// that wait, the database once no page is missing and commits go to the log.
 func (f *File) mayBeDirect() bool {
 	switch f.role {
-	case journal.WAL:
-		return !f.t.v.opts.Commit // else its writes are commits that wait
+	case journal.WAL, journal.Rollback:
+		return !f.t.v.opts.Commit
 	case journal.SHM:
 		return true
 	case journal.None:
@@ -347,10 +352,16 @@ func (h *Handle) Sync(ctx context.Context, dataOnly bool) error {
 	}
 	db, role := h.f.database()
 	if db == nil || role != journal.WAL {
-		if err := synced(); err != nil || db == nil || role != journal.None {
+		err := synced()
+		switch {
+		case err != nil || db == nil:
 			return err
+		case role == journal.None:
+			return db.Sync()
+		case role == journal.Rollback && h.Direct():
+			return db.JournalSynced()
 		}
-		return db.Sync()
+		return nil
 	}
 	// Beside each other: what is captured was committed before, and what counts is
 	// that both are done before the application goes on.
