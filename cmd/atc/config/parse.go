@@ -67,10 +67,31 @@ func parse(name string, b []byte, c Config) (*Config, error) {
 	if err := r.err(); err != nil {
 		return nil, errors.E("read configuration", "", errors.Invalid, err)
 	}
-	if strings.HasSuffix(c.Policy.Resolver, wasmSuffix) && !filepath.IsAbs(c.Policy.Resolver) {
-		c.Policy.Resolver = filepath.Join(filepath.Dir(name), c.Policy.Resolver)
+	if err := c.startFrom(filepath.Dir(name)); err != nil {
+		return nil, errors.E("read configuration", name, errors.Invalid, err)
 	}
 	return &c, nil
+}
+
+// startFrom makes the relative paths of the file start from its folder.
+func (c *Config) startFrom(folder string) error {
+	if strings.HasSuffix(c.Policy.Resolver, wasmSuffix) && !filepath.IsAbs(c.Policy.Resolver) {
+		c.Policy.Resolver = filepath.Join(folder, c.Policy.Resolver)
+	}
+	for i, bind := range c.App.Binds {
+		if filepath.IsAbs(bind.Source) {
+			continue
+		}
+		source, err := filepath.Abs(filepath.Join(folder, bind.Source))
+		if err != nil {
+			return err
+		}
+		if source == "/" {
+			return fmt.Errorf("app.binds: %s is /, which would show everything", bind.Source)
+		}
+		c.App.Binds[i].Source = source
+	}
+	return nil
 }
 
 // reader moves values into a Config and collects what is wrong with them.

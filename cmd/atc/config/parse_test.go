@@ -33,6 +33,7 @@ func TestValues(t *testing.T) {
 		{`app.health = "/up?deep=1"`, func(c *Config) { c.App.Health = "/up?deep=1" }},
 		{`app.env = { A = "b", N = 7, Y = true }`, func(c *Config) { c.App.Env = map[string]string{"A": "b", "N": "7", "Y": "true"} }},
 		{`app.binds = ["/app", "/a:/b"]`, func(c *Config) { c.App.Binds = []Bind{{"/app", "/app"}, {"/a", "/b"}} }},
+		{`app.binds = [".:/app", "dist/x:/x"]`, func(c *Config) { c.App.Binds = []Bind{{"/etc/atc", "/app"}, {"/etc/atc/dist/x", "/x"}} }},
 		{`proxy.max_header = "1MiB"`, func(c *Config) { c.Proxy.MaxHeader = 1 << 20 }},
 		{`proxy.trusted_proxies = ["10.1.2.3/8", "fd00::/8"]`, func(c *Config) {
 			c.Proxy.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
@@ -135,6 +136,10 @@ func TestErrors(t *testing.T) {
 		{`app.health = "up"`, `app.health: "up" is not a path: write one such as "/health"`},
 		{`app.health = "//host/up"`, `app.health: "//host/up" is not a path`},
 		{`app.binds = ["app"]`, `1:5: app.binds[0]: "app" is not a bind: "app" is not an absolute path`},
+		{`app.binds = ["../app:/app"]`, `1:5: app.binds[0]: "../app:/app" is not a bind: "../app" is neither an absolute path nor one below this file's folder`},
+		{`app.binds = ["./app:/app"]`, `"./app" is neither an absolute path nor one below this file's folder, without ..`},
+		{`app.binds = [":/app"]`, `"" is neither an absolute path`},
+		{`app.binds = ["/:/app"]`, `"/" is neither an absolute path`},
 		{`app.binds = ["/app", "/x:/x:rw"]`, `app.binds[1]: "/x:/x:rw" is not a bind: write "/source" or "/source:/target"; binds are always read-only`},
 		{`app.binds = ["/x:/data/x"]`, `app.binds: /x cannot be shown at /data/x: app.mount, /data, is the tenant's own`},
 		{`proxy.trusted_proxies = ["10.0.0.1"]`, `1:7: proxy.trusted_proxies[0]: "10.0.0.1" is not a network: write its address and the length of its prefix`},
@@ -273,4 +278,12 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("accepted %+v", c)
 		}
 	})
+}
+
+// TestBindOfTheRoot has the file in / show its own folder: that is the machine.
+func TestBindOfTheRoot(t *testing.T) {
+	text := "store = \"file:///var/lib/atc\"\n[app]\ncommand = [\"/app/server\"]\nbinds = [\".:/app\"]\n"
+	if _, err := Parse("/atc.toml", []byte(text)); err == nil || !strings.Contains(err.Error(), "would show everything") {
+		t.Errorf("%v", err)
+	}
 }

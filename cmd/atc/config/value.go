@@ -50,7 +50,8 @@ func (s Size) String() string {
 }
 
 // Bind is a folder or file of the host, Source, that applications see,
-// read-only, at Target. It is written "source" or "source:target".
+// read-only, at Target. It is written "source" or "source:target", where a
+// relative source starts from the configuration file's folder.
 type Bind struct{ Source, Target string }
 
 // UnmarshalText reads a bind.
@@ -62,10 +63,11 @@ func (b *Bind) UnmarshalText(text []byte) error {
 	if strings.Contains(target, ":") {
 		return fmt.Errorf(`%q is not a bind: write "/source" or "/source:/target"; binds are always read-only`, text)
 	}
-	for _, path := range []string{source, target} {
-		if !absolute(path) || path == "/" {
-			return fmt.Errorf(`%q is not a bind: %q is not an absolute path without .. and a slash at its end`, text, path)
-		}
+	if !absolute(target) || target == "/" {
+		return fmt.Errorf(`%q is not a bind: %q is not an absolute path without .. and a slash at its end`, text, target)
+	}
+	if source == "/" || !absolute(source) && (filepath.Clean(source) != source || !filepath.IsLocal(source)) {
+		return fmt.Errorf(`%q is not a bind: %q is neither an absolute path nor one below this file's folder, without .. and a slash at its end`, text, source)
 	}
 	*b = Bind{source, target}
 	return nil
