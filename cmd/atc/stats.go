@@ -47,7 +47,8 @@ func (s fsStats) Stat(ctx context.Context, pattern string) (control.FSStat, erro
 		ts := control.TenantStat{
 			ID: t.ID, State: control.TenantState(t.State), Epoch: t.Epoch,
 			Databases: []control.DatabaseStat{}, Bucket: bucketStat(t.Bucket),
-			Files: control.FilesStat{Count: max(t.Files, t.PendingFiles), Pending: t.PendingFiles},
+			Files:   control.FilesStat{Count: max(t.Files, t.PendingFiles), Pending: t.PendingFiles},
+			Pending: t.Pending,
 		}
 		if o := t.Opening; !o.At.IsZero() {
 			ts.Opening = &control.OpeningStat{At: o.At, Record: milliseconds(o.Record), Acquire: milliseconds(o.Acquire), Took: milliseconds(o.Took)}

@@ -54,7 +54,7 @@ var example = FSStat{
 				Cold: &ColdStat{WithTenant: true, Index: 24.5, Hot: 9, HotPages: 660, FirstFault: 26.25, Requests: 3, Bytes: 320 << 10, RoundTrips: 3},
 			}, {Path: "evil\x1b[2J\n.db", Mode: NoMode}, {Path: "new.db", Mode: NoMode, Cold: &ColdStat{}}},
 		},
-		{ID: "initech", State: Unopened, Databases: []DatabaseStat{}},
+		{ID: "initech", State: Unopened, Databases: []DatabaseStat{}, Pending: true},
 		{ID: "globex", State: Fenced, Epoch: 2, Databases: []DatabaseStat{}},
 	},
 }
@@ -222,6 +222,7 @@ acme/main.sqlite3  21.5 ms  24.0 ms  24.5 ms  9.0 ms, 660 pages  26.2 ms      32
 acme/main.sqlite3: 1 pages from the bucket were corrupt
 acme/main.sqlite3: degraded: synchronous=OFF
 acme: 1 of 3 plain files are not shipped yet
+initech: the last changes of files and names are being shipped
 globex: another machine has taken it over
 hooli: lost 60s ago in epoch 4; 3 captured pages and what else was not shipped are kept in /cache/lost/hooli
 `

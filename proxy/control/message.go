@@ -75,6 +75,7 @@ type TenantStat struct {
 	Epoch     uint64         `json:"epoch"`
 	Databases []DatabaseStat `json:"databases"` // sorted by path
 	Files     FilesStat      `json:"files"`
+	Pending   bool           `json:"pending"` // plain files, names or the record are not in the bucket yet, or on their way
 	Bucket    BucketStat     `json:"bucket"`
 }
 
@@ -104,7 +105,7 @@ type ColdStat struct {
 // FilesStat is a tenant's plain files.
 type FilesStat struct {
 	Count   int `json:"count"`
-	Pending int `json:"pending"` // changed and not in the bucket yet
+	Pending int `json:"pending"` // written and not on their way to the bucket yet
 }
 
 // JournalMode is how a database commits, as its header says.

@@ -46,6 +46,8 @@ func writeTable(w io.Writer, s FSStat, now time.Time) error {
 		}
 		if tenant.Files.Pending > 0 {
 			notes = append(notes, fmt.Sprintf("%s: %d of %d plain files are not shipped yet", plain(tenant.ID), tenant.Files.Pending, tenant.Files.Count))
+		} else if tenant.Pending {
+			notes = append(notes, fmt.Sprintf("%s: the last changes of files and names are being shipped", plain(tenant.ID)))
 		}
 		if tenant.State == Fenced {
 			notes = append(notes, fmt.Sprintf("%s: another machine has taken it over", plain(tenant.ID)))
