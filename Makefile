@@ -7,7 +7,8 @@ SHELL := /bin/bash
 
 VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),$(shell cat VERSION 2>/dev/null),unknown)
 
-# Programs that tests and lint run, built once for each version in .ci/tools.
+# Programs that tests and lint run, built once for each version in .ci/tools and
+# .ci/npm.
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/atc/bin
 export ATC_TOOLS := $(TOOLS)
 
@@ -51,8 +52,11 @@ soak: modules tools ## hammer every journal mode for a minute each, tell stories
 	ATC_COST=full go test -count 1 -v -timeout 30m -run 'Test.*Cost|TestFirstShip|TestManyBusy' ./fs/mount
 
 tools: ## install what tests and lint need, without running them
-	@.ci/packages gcc libc6-dev libsqlite3-dev sqlite3
+	@.ci/packages gcc g++ libc6-dev libsqlite3-dev python3 sqlite3
+	@command -v npm >/dev/null || .ci/packages nodejs npm
 	@.ci/tools $(TOOLS)
+	@.ci/npm .ci/actual-server $(TOOLS)/actual-server
+	@.ci/npm examples/guestbook $(TOOLS)/guestbook
 
 # A machine without certificates cannot fetch modules; one that has the modules
 # needs neither.

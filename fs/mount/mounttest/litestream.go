@@ -2,7 +2,9 @@ package mounttest
 
 import (
 	"context"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,18 +18,8 @@ import (
 // store with nothing but litestream, and returns the path of the copy.
 func LitestreamRestore(t testing.TB, store, tenant, name string) string {
 	t.Helper()
-	ctx := context.Background()
-	b, err := bucket.Open(ctx, store)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// What an earlier folder of that name holds was removed, or never was.
-	held, err := atctenant.NewRegistry(b, nil, nil, time.Now).Load(ctx, tenant)
-	if err != nil {
-		t.Fatal(err)
-	}
 	folder := ""
-	for path, d := range held.Databases {
+	for path, d := range databases(t, store, tenant) {
 		if filepath.Base(path) == name {
 			folder = atctenant.DatabaseFolder(tenant, d.Folder)
 		}
@@ -45,4 +37,26 @@ func LitestreamRestore(t testing.TB, store, tenant, name string) string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// Databases returns the paths of a tenant's databases, as the bucket has them.
+func Databases(t testing.TB, store, tenant string) []string {
+	t.Helper()
+	return slices.Sorted(maps.Keys(databases(t, store, tenant)))
+}
+
+// databases reads a tenant's record: what an earlier folder of a database's name
+// holds was removed, or never was.
+func databases(t testing.TB, store, tenant string) map[string]*atctenant.Database {
+	t.Helper()
+	ctx := context.Background()
+	b, err := bucket.Open(ctx, store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := atctenant.NewRegistry(b, nil, nil, time.Now).Load(ctx, tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held.Databases
 }
