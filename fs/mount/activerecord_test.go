@@ -105,7 +105,7 @@ func sameTenants(t testing.TB, where string, got []string, want ...string) {
 // starts: where they are in use, on a machine that has nothing of them, and there
 // again when they were let go. A record each is read and no more.
 func TestListingTenantsTakesNone(t *testing.T) {
-	const n = 20
+	const n = 10
 	dir := t.TempDir()
 	b := openBucket(t, dir)
 	one := boot(t, dir, b, volume.Options{ShipInterval: tick}, true)
@@ -300,4 +300,41 @@ func comeAndGo(t *testing.T, replace func(*machine) *machine) {
 	if got := mounttest.SQL(t, copied, "pragma integrity_check; select text from notes"); got != "ok\nof the second" {
 		t.Errorf("litestream's copy holds %q", got)
 	}
+}
+
+// TestListingAsksForManyAtOnce lists tenants of a bucket that takes its time: the
+// waits are not one after the other, and one that fails is not left out.
+func TestListingAsksForManyAtOnce(t *testing.T) {
+	const n = 64
+	dir := t.TempDir()
+	b := openBucket(t, dir)
+	one := boot(t, dir, b, volume.Options{}, true)
+	var want []string
+	for i := range n {
+		want = append(want, fmt.Sprintf("tenant-%02d", i))
+		one.MakeTenant(t, want[i])
+	}
+	one.stop(t)
+
+	slow := faulty.Wrap(b)
+	waits := slow.Inject(faulty.Fault{Op: faulty.Get, Key: "tenants/*/tenant.json", Latency: 100 * time.Millisecond})
+	two := boot(t, t.TempDir(), slow, volume.Options{}, true)
+	began := time.Now()
+	entries, err := os.ReadDir(two.FS.Dir)
+	took := time.Since(began)
+	if err != nil || len(entries) != n || waits.Hits() != n {
+		t.Errorf("%d tenants, %d records, %v", len(entries), waits.Hits(), err)
+	}
+	if all := n * 100 * time.Millisecond; took > all/2 {
+		t.Errorf("it took %v, and %v one after the other", took, all)
+	}
+	two.stop(t)
+
+	waits.Remove()
+	slow.Inject(faulty.Fault{Op: faulty.Get, Key: "tenants/tenant-40/tenant.json", Before: errors.Unavailable})
+	three := boot(t, t.TempDir(), slow, volume.Options{}, true)
+	if entries, err := os.ReadDir(three.FS.Dir); err == nil {
+		t.Errorf("without one record it lists %d tenants", len(entries))
+	}
+	three.stop(t)
 }

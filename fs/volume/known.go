@@ -2,6 +2,8 @@ package volume
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"atc/fs/errors"
@@ -12,23 +14,45 @@ import (
 // This file defines which tenants there are: those that were asked for in this
 // run and are still remembered, and the rest in the bucket.
 
+// recordsAtOnce is how many records a listing reads at once.
+const recordsAtOnce = 32
+
 // Tenants lists the IDs of all tenants that are there, in order.
 func (v *Volume) Tenants(ctx context.Context) ([]string, error) {
 	ids, err := v.registry.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	there := ids[:0]
-	for _, id := range ids {
-		ok, err := v.Exists(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
-			there = append(there, id)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	there := make([]bool, len(ids))
+	var next atomic.Int64
+	var readers sync.WaitGroup
+	for range min(recordsAtOnce, len(ids)) {
+		readers.Go(func() {
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(ids) {
+					return
+				}
+				var err error
+				if there[i], err = v.Exists(ctx, ids[i]); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	readers.Wait()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	left := ids[:0]
+	for i, id := range ids {
+		if there[i] {
+			left = append(left, id)
 		}
 	}
-	return there, nil
+	return left, nil
 }
 
 const (
