@@ -67,7 +67,7 @@ func TestTenantCommands(t *testing.T) {
 		want   string // a regular expression
 	}{
 		{[]string{"list"}, 0, `(?s)TENANT.*acme +\d +1 +released at`},
-		{[]string{"list", "acme"}, 0, `main.sqlite3 +20.*0000000000000001-000000000000000\d +present`},
+		{[]string{"list", "acme"}, 0, `main.sqlite3 +20.*0000000000000001-000000000000000\d +present +tenants/acme/db/main\.sqlite3-\w+\n`},
 		{[]string{"fork", "acme", "before", "--at", between}, 0, `(?s)made before of acme in .*1 database, 1 file.*objects, not bytes.*transaction 0000000000000001.*no history`},
 		{[]string{"fork", "acme", "before"}, 1, `choose another`},
 		{[]string{"restore", "acme", "--txid", "1", "--as", "first"}, 0, `made first of acme`},

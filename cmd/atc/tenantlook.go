@@ -80,17 +80,18 @@ func listDatabases(ctx context.Context, s services, id string, w *tabwriter.Writ
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(w, "DATABASE\tFROM\tTO\tTRANSACTIONS\tSTATE")
+	fmt.Fprintln(w, "DATABASE\tFROM\tTO\tTRANSACTIONS\tSTATE\tIN THE BUCKET")
 	line := func(path, folder, state string) error {
-		first, last, err := history.NewLog(s.bucket, tenant.DatabaseFolder(id, folder)).Range(ctx)
+		where := tenant.DatabaseFolder(id, folder) // for litestream restore
+		first, last, err := history.NewLog(s.bucket, where).Range(ctx)
 		if errors.Is(errors.NotExist, err) {
-			fmt.Fprintf(w, "%s\t\t\tnone\t%s\n", path, state)
+			fmt.Fprintf(w, "%s\t\t\tnone\t%s\t%s\n", path, state, where)
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s-%s\t%s\n", path, moment(first.Time), moment(last.Time), first.TXID, last.TXID, state)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s-%s\t%s\t%s\n", path, moment(first.Time), moment(last.Time), first.TXID, last.TXID, state, where)
 		return nil
 	}
 	var paths []string
