@@ -33,6 +33,7 @@ test: modules tools ## run all tests, or TEST=./fs/..., after installing what th
 	bin/gotest $(TESTFLAGS) $(TEST)
 
 lint: modules tools ## check formatting, modules, and the code with vet and staticcheck
+	@! grep '"resolved"' .ci/actual-server/package-lock.json examples/guestbook/package-lock.json /dev/null # would bind to one registry
 	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "not formatted (gofmt -w):"; echo "$$files"; exit 1; }
 	go mod verify
 	go mod tidy -diff
