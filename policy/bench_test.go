@@ -137,4 +137,6 @@ type quiet struct{}
 
 func (*quiet) Tenant(context.Context, string) (string, bool, error) { return "", true, nil }
 
+func (*quiet) Recall(string) (string, bool, bool) { return "", true, true }
+
 func (*quiet) Machines(context.Context) []Machine { return nil }

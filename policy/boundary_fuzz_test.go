@@ -57,7 +57,7 @@ func FuzzPointers(f *testing.F) {
 		for i, v := range []uint32{a, b, c, d, 1} {
 			in.mod.ExportedGlobal("g" + string(rune('0'+i))).(api.MutableGlobal).Set(uint64(v))
 		}
-		_, healthy, err := in.run(t.Context(), r.world, text)
+		_, healthy, err := in.run(t.Context(), nil, r.world, text)
 		if err != nil && (healthy || strings.Contains(err.Error(), "runtime error")) {
 			t.Fatalf("healthy %v after %v", healthy, err)
 		}

@@ -25,6 +25,7 @@ type host struct {
 	deadline       time.Duration
 	lookupDeadline time.Duration
 	memoryLimit    int64
+	lookupsFailed  seldom
 
 	runtime  wazero.Runtime
 	cache    wazero.CompilationCache // nil without one

@@ -21,6 +21,10 @@ import (
 const (
 	freshPages = 24
 	pageSize   = 64 << 10
+
+	// waitingLookups is how many calls for each place may wait for the World
+	// without one. Each has an instance's memory.
+	waitingLookups = 4
 )
 
 var errClosed = stderrors.New("the resolver is closed")
@@ -31,15 +35,15 @@ type pool struct {
 	reuse    bool
 	retireAt uint32 // bytes of memory above which an instance is not used again
 
-	tokens  chan struct{} // one for each call in flight; its capacity is the limit
-	closing chan struct{} // closed when no call may begin any more
+	places  chan struct{} // one for each guest that runs; its capacity is the limit
+	lookups chan struct{} // one for each call that waits for the World, beside those
 
-	mu   sync.Mutex
-	idle []*instance // guarded by mu; the last one is the warmest
-
-	closeMu sync.Mutex
-	drained int  // guarded by closeMu: tokens that close has taken for good
-	closed  bool // guarded by closeMu
+	mu      sync.Mutex
+	idle    []*instance   // guarded by mu; the last one is the warmest
+	calls   int           // guarded by mu: between enter and leave
+	closing bool          // guarded by mu: no call may begin any more
+	closed  bool          // guarded by mu: the instances are gone
+	drained chan struct{} // closed when closing and no call is left
 }
 
 func newPool(h *host, limit int) *pool {
@@ -47,37 +51,70 @@ func newPool(h *host, limit int) *pool {
 		host:     h,
 		reuse:    h.compiled.ExportedMemories()["memory"].Min() > freshPages,
 		retireAt: uint32(min(h.memoryLimit, 1<<32-1) / 4 * 3),
-		tokens:   make(chan struct{}, limit),
-		closing:  make(chan struct{}),
+		places:   make(chan struct{}, limit),
+		lookups:  make(chan struct{}, waitingLookups*limit),
+		drained:  make(chan struct{}),
 	}
 }
 
 // enter waits until a call may be made.
 func (p *pool) enter(ctx context.Context) error {
-	select {
-	case <-p.closing:
+	p.mu.Lock()
+	if p.closing {
+		p.mu.Unlock()
 		return errors.E("wait for an instance", "", errors.Unavailable, errClosed)
-	default:
 	}
+	p.calls++
+	p.mu.Unlock()
 	select {
-	case p.tokens <- struct{}{}:
+	case p.places <- struct{}{}:
 		return nil
 	default:
 	}
 	select {
-	case p.tokens <- struct{}{}:
+	case p.places <- struct{}{}:
 		return nil
-	case <-p.closing:
-		return errors.E("wait for an instance", "", errors.Unavailable, errClosed)
 	case <-ctx.Done():
+		p.gone()
 		return errors.E("wait for an instance", "", errors.Other, ctx.Err())
 	}
 }
 
-func (p *pool) leave() { <-p.tokens }
+func (p *pool) leave() {
+	<-p.places
+	p.gone()
+}
+
+// gone counts a call that has ended.
+func (p *pool) gone() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.calls--; p.closing && p.calls == 0 {
+		close(p.drained)
+	}
+}
+
+// pause gives a call's place to another one while it waits for the World, so
+// that tenants that nobody knows do not hold up those that everybody knows. It
+// reports false where too many do so: that call keeps its place.
+func (p *pool) pause() bool {
+	select {
+	case p.lookups <- struct{}{}:
+		<-p.places
+		return true
+	default:
+		return false
+	}
+}
+
+// resume takes a place again. Guests run briefly: it need not be given up.
+func (p *pool) resume() {
+	p.places <- struct{}{}
+	<-p.lookups
+}
 
 // run makes a call between enter and leave.
-func (p *pool) run(ctx context.Context, world World, request []byte) (Decision, error) {
+func (p *pool) run(ctx context.Context, world World, request []byte) (outcome, error) {
 	p.mu.Lock()
 	var in *instance
 	if n := len(p.idle); n > 0 {
@@ -92,10 +129,10 @@ func (p *pool) run(ctx context.Context, world World, request []byte) (Decision, 
 }
 
 // runFresh makes a call on a new instance.
-func (p *pool) runFresh(ctx context.Context, world World, request []byte) (Decision, error) {
+func (p *pool) runFresh(ctx context.Context, world World, request []byte) (outcome, error) {
 	in, err := p.host.newInstance()
 	if err != nil {
-		return Decision{}, err
+		return outcome{}, err
 	}
 	return p.runOn(in, ctx, world, request)
 }
@@ -103,37 +140,38 @@ func (p *pool) runFresh(ctx context.Context, world World, request []byte) (Decis
 // runOn makes a call and keeps the instance where it may be used again: it
 // belongs to a guest that is, nothing went wrong, and its memory has not grown
 // so far towards the limit that one of the next calls would hit it.
-func (p *pool) runOn(in *instance, ctx context.Context, world World, request []byte) (Decision, error) {
-	d, healthy, err := in.run(ctx, world, request)
+func (p *pool) runOn(in *instance, ctx context.Context, world World, request []byte) (outcome, error) {
+	o, healthy, err := in.run(ctx, p, world, request)
 	if p.reuse && healthy && in.mod.Memory().Size() <= max(p.retireAt, in.began) {
 		p.mu.Lock()
 		p.idle = append(p.idle, in)
 		p.mu.Unlock()
-		return d, err
+		return o, err
 	}
 	in.close()
-	return d, err
+	return o, err
 }
 
 // close stops new calls, waits for those in flight and closes the instances.
 // It reports true to the one caller that ended the pool.
 func (p *pool) close(ctx context.Context) (bool, error) {
-	p.closeMu.Lock()
-	defer p.closeMu.Unlock()
+	p.mu.Lock()
+	if !p.closing {
+		p.closing = true
+		if p.calls == 0 {
+			close(p.drained)
+		}
+	}
+	p.mu.Unlock()
+	select {
+	case <-p.drained:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.closed {
 		return false, nil
-	}
-	select {
-	case <-p.closing:
-	default:
-		close(p.closing)
-	}
-	for ; p.drained < cap(p.tokens); p.drained++ {
-		select {
-		case p.tokens <- struct{}{}:
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
 	}
 	p.closed = true
 	for _, in := range p.idle {

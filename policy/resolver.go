@@ -59,6 +59,7 @@ type Resolver struct {
 	host     *host
 	world    World
 	pool     *pool
+	kept     *decisions
 	requests sync.Pool // *[]byte: the texts of requests
 }
 
@@ -85,7 +86,7 @@ func Load(ctx context.Context, wasm []byte, opts Options) (*Resolver, error) {
 
 func newResolver(h *host, opts Options) *Resolver {
 	return &Resolver{
-		host: h, world: opts.World, pool: newPool(h, opts.Instances),
+		host: h, world: opts.World, pool: newPool(h, opts.Instances), kept: newDecisions(),
 		requests: sync.Pool{New: func() any { return new([]byte) }},
 	}
 }
@@ -99,8 +100,10 @@ func cause(err error) error {
 	return err
 }
 
-// Resolve asks the module for a decision. A guest that is late is asked once
-// more, on a fresh instance. Errors by kind:
+// Resolve asks the module for a decision, unless one is kept that the module made
+// for a request with the same values of the parts that it named. The slices of a
+// decision must not be changed. A guest that is late is asked once more, on a
+// fresh instance. Errors by kind:
 //
 //	Invalid      the request cannot be shown to a guest: answer 400
 //	Unavailable  the resolver is closed, or the context's deadline passed
@@ -112,32 +115,45 @@ func cause(err error) error {
 // The context bounds the wait for an instance and lookups, not the guest: a
 // client that leaves does not cost an instance.
 func (r *Resolver) Resolve(ctx context.Context, request Request) (Decision, error) {
-	return r.resolve(ctx, r.world, &request)
+	d, ok, epoch := r.kept.look(&request)
+	if ok {
+		return d, nil
+	}
+	o, err := r.resolve(ctx, r.world, &request)
+	if err != nil {
+		return Decision{}, err
+	}
+	r.kept.keep(epoch, &request, &o)
+	return o.decision, nil
 }
 
-func (r *Resolver) resolve(ctx context.Context, world World, request *Request) (Decision, error) {
+// Forget drops the decisions that are kept and rest on a tenant: one that was
+// made, moved or removed.
+func (r *Resolver) Forget(tenant string) { r.kept.forget(tenant) }
+
+func (r *Resolver) resolve(ctx context.Context, world World, request *Request) (outcome, error) {
 	buffer := r.requests.Get().(*[]byte)
 	defer r.requests.Put(buffer)
 	text, err := request.appendLines((*buffer)[:0])
 	*buffer = text
 	if err != nil {
-		return Decision{}, errors.E("resolve", r.host.name, errors.Other, err)
+		return outcome{}, errors.E("resolve", r.host.name, errors.Other, err)
 	}
 	if err := r.pool.enter(ctx); err != nil {
-		return Decision{}, errors.E("resolve", r.host.name, errors.Other, err)
+		return outcome{}, errors.E("resolve", r.host.name, errors.Other, err)
 	}
 	defer r.pool.leave()
-	d, err := r.pool.run(ctx, world, text)
+	o, err := r.pool.run(ctx, world, text)
 	if stderrors.Is(err, errLate) {
-		d, err = r.pool.runFresh(ctx, world, text)
+		o, err = r.pool.runFresh(ctx, world, text)
 		if stderrors.Is(err, errLate) {
 			err = fmt.Errorf("no decision within %v, twice", r.host.deadline)
 		}
 	}
 	if err != nil {
-		return Decision{}, guestFault(r.host.name, err)
+		return outcome{}, guestFault(r.host.name, err)
 	}
-	return d, nil
+	return o, nil
 }
 
 // Close waits for the calls in flight, refuses new ones with Unavailable, and

@@ -105,10 +105,13 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 		}
 	}
 
-	guest, err := loadPolicy(ctx, c, fs, logger)
+	tenants := newDirectory(fs.volume, time.Now)
+	defer tenants.close()
+	guest, err := loadPolicy(ctx, c, fs, world{tenants, fs.volume.Machine(), c.Region}, logger)
 	if err != nil {
 		return err
 	}
+	fs.volume.OnChange(guest.Forget)
 	defer func() { err = stderrors.Join(err, guest.Close(context.WithoutCancel(parent))) }()
 
 	pool := instance.New(instance.Config{
@@ -130,7 +133,7 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 
 	p := proxy.New(proxy.Options{
 		Resolver:  resolver{guest, c.Region, fs.volume.Machine()},
-		Tenants:   fs.volume,
+		Tenants:   tenants,
 		Instances: processes,
 		Logger:    logger,
 		AccessLog: c.Proxy.AccessLog, TrustedProxies: c.Proxy.TrustedProxies,
@@ -149,7 +152,7 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 }
 
 // loadPolicy loads a built-in resolver, or a module from a file.
-func loadPolicy(ctx context.Context, c *config.Config, fs *filesystem, logger *slog.Logger) (*policy.Resolver, error) {
+func loadPolicy(ctx context.Context, c *config.Config, fs *filesystem, world policy.World, logger *slog.Logger) (*policy.Resolver, error) {
 	name := c.Policy.Resolver
 	wasm, ok := policy.Builtin(name)
 	if !ok {
@@ -164,7 +167,7 @@ func loadPolicy(ctx context.Context, c *config.Config, fs *filesystem, logger *s
 		Name:     name,
 		CacheDir: filepath.Join(fs.opts.Volume.Cache, "resolver"),
 		Config:   c.Policy.Config,
-		World:    world{fs.volume, c.Region},
+		World:    world,
 		Logger:   logger, MemoryLimit: int64(c.Policy.MemoryLimit), Deadline: c.Policy.Deadline,
 	})
 }
