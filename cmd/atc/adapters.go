@@ -17,7 +17,7 @@ import (
 
 // resolver lets the proxy ask a policy.
 type resolver struct {
-	policy          *policy.Resolver
+	policy          *policy.Live
 	region, machine string
 }
 
