@@ -64,14 +64,16 @@ func FuzzPointers(f *testing.F) {
 	})
 }
 
-// FuzzRequests shows requests of any bytes to both built-in resolvers. A tenant
+// FuzzRequests shows requests of any bytes to all built-in resolvers. A tenant
 // that does not exist is never decided, and nothing a client sends makes them
 // fail.
 func FuzzRequests(f *testing.F) {
-	w := &town{tenants: map[string]string{"acme": ""}}
+	w := &town{tenants: map[string]string{"acme": ""}, machines: []Machine{{ID: "m1", Region: "ams", State: "started"}}}
 	var resolvers []*Resolver
 	for name, config := range map[string]map[string]string{
-		"subdomain": {"domain": "localhost"}, "path-prefix": {"prefix": "/t/"},
+		"subdomain": {"domain": "localhost"}, "path-prefix": {"prefix": "/t/"}, "header": nil,
+		"domains": {"shop.example.org": "acme"}, "region": {"home.acme": "ams"}, "rendezvous": nil,
+		"canary": {"canary": "v2", "percent": "50"}, "maintenance": {"from": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"},
 	} {
 		wasm, _ := Builtin(name)
 		resolvers = append(resolvers, mustLoad(f, wasm, Options{World: w, Config: config, CacheDir: compiled}))

@@ -153,6 +153,16 @@ func (c *decisions) forget(tenant string) {
 	}
 }
 
+// forgetAll drops all decisions, and those that are being made.
+func (c *decisions) forgetAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch++
+	for e := c.recent.Front(); e != nil; e = c.recent.Front() {
+		c.drop(e)
+	}
+}
+
 // shape finds a list of parts, or makes it; nil where there are too many. mu is
 // held.
 func (c *decisions) shape(parts []string) *shape {

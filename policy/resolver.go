@@ -27,6 +27,10 @@ type Options struct {
 	Deadline       time.Duration // for the guest's own work in one call; 250 ms. On a saturated CPU 50 ms stopped innocent calls.
 	LookupDeadline time.Duration // for one question to the World, not counted above; 2 s
 	Instances      int           // calls at the same time; 16. More wait for one to end.
+
+	// Trace, where it is set, is told of each call that a guest makes of the
+	// ABI, one after the other: what it asked for and got.
+	Trace func(call string)
 }
 
 func (o Options) withDefaults() Options {
@@ -130,6 +134,9 @@ func (r *Resolver) Resolve(ctx context.Context, request Request) (Decision, erro
 // Forget drops the decisions that are kept and rest on a tenant: one that was
 // made, moved or removed.
 func (r *Resolver) Forget(tenant string) { r.kept.forget(tenant) }
+
+// ForgetAll drops all decisions that are kept.
+func (r *Resolver) ForgetAll() { r.kept.forgetAll() }
 
 func (r *Resolver) resolve(ctx context.Context, world World, request *Request) (outcome, error) {
 	buffer := r.requests.Get().(*[]byte)
