@@ -49,7 +49,7 @@ func FuzzPointers(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, function byte, a, b, c, d uint32) {
 		r := resolvers[int(function)%len(resolvers)]
-		in, err := r.host.newInstance()
+		in, err := r.backend.(*pool).host.newInstance()
 		if err != nil {
 			t.Fatal(err)
 		}

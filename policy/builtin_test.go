@@ -286,7 +286,7 @@ func TestSpecificationExample(t *testing.T) {
 		t.Errorf("%+v, %v", d, err)
 	}
 	// One instance served the probe and both requests.
-	if n := len(r.pool.idle); n != 1 {
+	if n := len(r.backend.(*pool).idle); n != 1 {
 		t.Errorf("%d idle instances: a Go guest's is to be used again", n)
 	}
 }

@@ -183,7 +183,7 @@ func unprobed(t *testing.T, wasm []byte, opts Options) *Resolver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newResolver(h, opts)
+	r := newResolver(newPool(h, opts.Instances), opts)
 	t.Cleanup(func() {
 		if err := r.Close(context.Background()); err != nil {
 			t.Error(err)

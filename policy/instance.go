@@ -49,7 +49,7 @@ type instance struct {
 // call is the state of one resolve; its buffers are used again.
 type call struct {
 	ctx     context.Context // the request's; nil outside of a call
-	pool    *pool           // where it has a place; nil outside of one
+	gate    *gate           // where it has a place; nil outside of one
 	world   World
 	request []byte
 
@@ -119,9 +119,9 @@ func (in *instance) close() {
 // run makes one call. After an error, and when healthy is false, the instance
 // must not be used again: a Go guest that panicked stays half-way through a
 // function, and its module does not say so.
-func (in *instance) run(ctx context.Context, p *pool, world World, request []byte) (o outcome, healthy bool, err error) {
+func (in *instance) run(ctx context.Context, g *gate, world World, request []byte) (o outcome, healthy bool, err error) {
 	c := &in.call
-	*c = call{ctx: ctx, pool: p, world: world, request: request, decision: c.decision[:0], machines: c.machines[:0], asked: c.asked[:0]}
+	*c = call{ctx: ctx, gate: g, world: world, request: request, decision: c.decision[:0], machines: c.machines[:0], asked: c.asked[:0]}
 	in.stderr.n, in.logged, in.complaint = 0, 0, ""
 
 	var stack [1]uint64
@@ -191,8 +191,8 @@ func (in *instance) lookUp(id []byte) ([]byte, int32) {
 // meanwhile in its place.
 func (in *instance) askWorld() (string, bool, error) {
 	c := &in.call
-	if c.pool != nil && c.pool.pause() {
-		defer c.pool.resume()
+	if c.gate != nil && c.gate.pause() {
+		defer c.gate.resume()
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, in.host.lookupDeadline)
 	defer cancel()

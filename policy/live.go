@@ -85,7 +85,7 @@ func (l *Live) reload(ctx context.Context) error {
 		l.file, l.seen = file, stamp{} // whether it changed while it was read nobody knows
 	}
 	before := l.current.Swap(next)
-	l.logger.Info("the resolver is replaced", "resolver", next.host.name, "loaded_in", time.Since(began))
+	l.logger.Info("the resolver is replaced", "resolver", next.name, "loaded_in", time.Since(began))
 	l.work.Go(func() { _ = before.Close(context.WithoutCancel(ctx)) }) // it can only fail by its context
 	return nil
 }

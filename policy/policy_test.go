@@ -21,6 +21,7 @@ import (
 var compiled string
 
 func TestMain(m *testing.M) {
+	Worker()
 	const inherited = "ATC_POLICY_TEST_CACHE"
 	compiled = os.Getenv(inherited)
 	if compiled != "" {

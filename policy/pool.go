@@ -2,10 +2,7 @@ package policy
 
 import (
 	"context"
-	stderrors "errors"
 	"sync"
-
-	"atc/fs/errors"
 )
 
 // The instances of one resolver: how many there may be, which are used again.
@@ -21,96 +18,29 @@ import (
 const (
 	freshPages = 24
 	pageSize   = 64 << 10
-
-	// waitingLookups is how many calls for each place may wait for the World
-	// without one. Each has an instance's memory.
-	waitingLookups = 4
 )
-
-var errClosed = stderrors.New("the resolver is closed")
 
 // pool hands out instances. Its methods may be called concurrently.
 type pool struct {
+	*gate
 	host     *host
 	reuse    bool
 	retireAt uint32 // bytes of memory above which an instance is not used again
 
-	places  chan struct{} // one for each guest that runs; its capacity is the limit
-	lookups chan struct{} // one for each call that waits for the World, beside those
-
-	mu      sync.Mutex
-	idle    []*instance   // guarded by mu; the last one is the warmest
-	calls   int           // guarded by mu: between enter and leave
-	closing bool          // guarded by mu: no call may begin any more
-	closed  bool          // guarded by mu: the instances are gone
-	drained chan struct{} // closed when closing and no call is left
+	mu     sync.Mutex
+	idle   []*instance // guarded by mu; the last one is the warmest
+	closed bool        // guarded by mu: the instances are gone
 }
+
+var _ backend = (*pool)(nil)
 
 func newPool(h *host, limit int) *pool {
 	return &pool{
+		gate:     newGate(limit, waitingLookups*limit),
 		host:     h,
 		reuse:    h.compiled.ExportedMemories()["memory"].Min() > freshPages,
 		retireAt: uint32(min(h.memoryLimit, 1<<32-1) / 4 * 3),
-		places:   make(chan struct{}, limit),
-		lookups:  make(chan struct{}, waitingLookups*limit),
-		drained:  make(chan struct{}),
 	}
-}
-
-// enter waits until a call may be made.
-func (p *pool) enter(ctx context.Context) error {
-	p.mu.Lock()
-	if p.closing {
-		p.mu.Unlock()
-		return errors.E("wait for an instance", "", errors.Unavailable, errClosed)
-	}
-	p.calls++
-	p.mu.Unlock()
-	select {
-	case p.places <- struct{}{}:
-		return nil
-	default:
-	}
-	select {
-	case p.places <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		p.gone()
-		return errors.E("wait for an instance", "", errors.Other, ctx.Err())
-	}
-}
-
-func (p *pool) leave() {
-	<-p.places
-	p.gone()
-}
-
-// gone counts a call that has ended.
-func (p *pool) gone() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.calls--; p.closing && p.calls == 0 {
-		close(p.drained)
-	}
-}
-
-// pause gives a call's place to another one while it waits for the World, so
-// that tenants that nobody knows do not hold up those that everybody knows. It
-// reports false where too many do so: that call keeps its place.
-func (p *pool) pause() bool {
-	select {
-	case p.lookups <- struct{}{}:
-		<-p.places
-		return true
-	default:
-		return false
-	}
-}
-
-// resume takes a place again. Guests run briefly: it need not be given up.
-func (p *pool) resume() {
-	p.places <- struct{}{}
-	<-p.lookups
 }
 
 // run makes a call between enter and leave.
@@ -141,7 +71,7 @@ func (p *pool) runFresh(ctx context.Context, world World, request []byte) (outco
 // belongs to a guest that is, nothing went wrong, and its memory has not grown
 // so far towards the limit that one of the next calls would hit it.
 func (p *pool) runOn(in *instance, ctx context.Context, world World, request []byte) (outcome, error) {
-	o, healthy, err := in.run(ctx, p, world, request)
+	o, healthy, err := in.run(ctx, p.gate, world, request)
 	if p.reuse && healthy && in.mod.Memory().Size() <= max(p.retireAt, in.began) {
 		p.mu.Lock()
 		p.idle = append(p.idle, in)
@@ -153,30 +83,20 @@ func (p *pool) runOn(in *instance, ctx context.Context, world World, request []b
 }
 
 // close stops new calls, waits for those in flight and closes the instances.
-// It reports true to the one caller that ended the pool.
-func (p *pool) close(ctx context.Context) (bool, error) {
-	p.mu.Lock()
-	if !p.closing {
-		p.closing = true
-		if p.calls == 0 {
-			close(p.drained)
-		}
-	}
-	p.mu.Unlock()
-	select {
-	case <-p.drained:
-	case <-ctx.Done():
-		return false, ctx.Err()
+func (p *pool) close(ctx context.Context) error {
+	if err := p.gate.close(ctx); err != nil {
+		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return false, nil
+		return nil
 	}
 	p.closed = true
 	for _, in := range p.idle {
 		in.close()
 	}
 	p.idle = nil
-	return true, nil
+	p.host.close(context.WithoutCancel(ctx))
+	return nil
 }

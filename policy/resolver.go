@@ -26,7 +26,12 @@ type Options struct {
 	MemoryLimit    int64         // bytes an instance may have; 32 MiB
 	Deadline       time.Duration // for the guest's own work in one call; 250 ms. On a saturated CPU 50 ms stopped innocent calls.
 	LookupDeadline time.Duration // for one question to the World, not counted above; 2 s
-	Instances      int           // calls at the same time; 16. More wait for one to end.
+	Instances      int           // calls at the same time; 16, 4 in processes of their own. More wait for one to end.
+
+	// Isolation "process" runs the module in processes of this program without
+	// privileges, which main has to lead to [Worker]. One that is late is
+	// killed. A call costs some 20 µs more, and each process its own copy.
+	Isolation string
 
 	// Trace, where it is set, is told of each call that a guest makes of the
 	// ABI, one after the other: what it asked for and got.
@@ -54,15 +59,19 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Instances <= 0 {
 		o.Instances = 16
+		if o.Isolation == "process" {
+			o.Instances = 4
+		}
 	}
 	return o
 }
 
 // Resolver is a loaded module. Its methods may be called concurrently.
 type Resolver struct {
-	host     *host
+	name     string
+	deadline time.Duration
 	world    World
-	pool     *pool
+	backend  backend
 	kept     *decisions
 	requests sync.Pool // *[]byte: the texts of requests
 }
@@ -73,11 +82,15 @@ type Resolver struct {
 // that does not is an error of kind Invalid that says what to change in it.
 func Load(ctx context.Context, wasm []byte, opts Options) (*Resolver, error) {
 	opts = opts.withDefaults()
-	h, err := load(ctx, wasm, opts)
+	begin := open
+	if opts.Isolation == "process" {
+		begin = openWorkers
+	}
+	b, err := begin(ctx, wasm, opts)
 	if err != nil {
 		return nil, errors.E("load resolver", opts.Name, errors.Invalid, err)
 	}
-	r := newResolver(h, opts)
+	r := newResolver(b, opts)
 	probe := Request{Method: "GET", Scheme: "http", Host: "probe.invalid", Path: "/", Remote: "192.0.2.1:1"}
 	if _, err := r.resolve(ctx, emptyWorld{}, &probe); err != nil {
 		err = errors.E("load resolver", opts.Name, errors.Invalid,
@@ -88,11 +101,34 @@ func Load(ctx context.Context, wasm []byte, opts Options) (*Resolver, error) {
 	return r, nil
 }
 
-func newResolver(h *host, opts Options) *Resolver {
+// backend runs a module: in this process, or in others.
+type backend interface {
+	// enter waits until a call may be made, and leave ends it.
+	enter(ctx context.Context) error
+	leave()
+	// run makes a call between the two, runFresh does where nothing was before.
+	// A guest that was late is errLate.
+	run(ctx context.Context, world World, request []byte) (outcome, error)
+	runFresh(ctx context.Context, world World, request []byte) (outcome, error)
+	// close stops new calls, waits for those in flight, within ctx, and frees
+	// everything. It may be called again.
+	close(ctx context.Context) error
+}
+
+func newResolver(b backend, opts Options) *Resolver {
 	return &Resolver{
-		host: h, world: opts.World, pool: newPool(h, opts.Instances), kept: newDecisions(),
+		name: opts.Name, deadline: opts.Deadline, world: opts.World, backend: b, kept: newDecisions(),
 		requests: sync.Pool{New: func() any { return new([]byte) }},
 	}
+}
+
+// open makes what runs the module.
+func open(ctx context.Context, wasm []byte, opts Options) (backend, error) {
+	h, err := load(ctx, wasm, opts)
+	if err != nil {
+		return nil, err
+	}
+	return newPool(h, opts.Instances), nil
 }
 
 // cause strips the operation and object that Load says itself.
@@ -144,21 +180,21 @@ func (r *Resolver) resolve(ctx context.Context, world World, request *Request) (
 	text, err := request.appendLines((*buffer)[:0])
 	*buffer = text
 	if err != nil {
-		return outcome{}, errors.E("resolve", r.host.name, errors.Other, err)
+		return outcome{}, errors.E("resolve", r.name, errors.Other, err)
 	}
-	if err := r.pool.enter(ctx); err != nil {
-		return outcome{}, errors.E("resolve", r.host.name, errors.Other, err)
+	if err := r.backend.enter(ctx); err != nil {
+		return outcome{}, errors.E("resolve", r.name, errors.Other, err)
 	}
-	defer r.pool.leave()
-	o, err := r.pool.run(ctx, world, text)
+	defer r.backend.leave()
+	o, err := r.backend.run(ctx, world, text)
 	if stderrors.Is(err, errLate) {
-		o, err = r.pool.runFresh(ctx, world, text)
+		o, err = r.backend.runFresh(ctx, world, text)
 		if stderrors.Is(err, errLate) {
-			err = fmt.Errorf("no decision within %v, twice", r.host.deadline)
+			err = fmt.Errorf("no decision within %v, twice", r.deadline)
 		}
 	}
 	if err != nil {
-		return outcome{}, guestFault(r.host.name, err)
+		return outcome{}, guestFault(r.name, err)
 	}
 	return o, nil
 }
@@ -167,12 +203,8 @@ func (r *Resolver) resolve(ctx context.Context, world World, request *Request) (
 // frees everything. When the context ends first it returns its error, and
 // calling Close again goes on. A second Close of a closed resolver is a no-op.
 func (r *Resolver) Close(ctx context.Context) error {
-	closed, err := r.pool.close(ctx)
-	if err != nil {
-		return errors.E("close resolver", r.host.name, errors.Other, err)
-	}
-	if closed {
-		r.host.close(context.WithoutCancel(ctx))
+	if err := r.backend.close(ctx); err != nil {
+		return errors.E("close resolver", r.name, errors.Other, err)
 	}
 	return nil
 }

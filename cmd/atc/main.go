@@ -24,6 +24,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"atc/policy"
 	"atc/sandbox"
 )
 
@@ -32,6 +33,7 @@ var version = ""
 
 func main() {
 	sandbox.Init()
+	policy.Worker()
 	os.Exit(run(os.Args[1:]))
 }
 

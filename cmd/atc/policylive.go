@@ -55,6 +55,9 @@ func loadPolicy(ctx context.Context, c config.Policy, o policy.Options) (*policy
 		return nil, err
 	}
 	o.Name, o.Config, o.MemoryLimit, o.Deadline = c.Resolver, c.Config, int64(c.MemoryLimit), c.Deadline
+	if c.Isolation == "process" {
+		o.Isolation = c.Isolation
+	}
 	return policy.Load(ctx, wasm, o)
 }
 

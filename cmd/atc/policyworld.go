@@ -126,14 +126,13 @@ func (d *directory) Exists(ctx context.Context, id string) (bool, error) {
 			if usable {
 				return false, nil
 			}
-			if err := list.wait(ctx, id); err != nil {
+			if _, err := list.wait(ctx, id); err != nil {
 				return false, err
 			}
 			continue
 		}
 		d.mu.Unlock()
-		err := f.wait(ctx, id)
-		return f.ok, err
+		return f.wait(ctx, id)
 	}
 }
 
@@ -195,15 +194,15 @@ func (d *directory) fly(id string, do func(context.Context) (bool, error)) *flig
 }
 
 // wait returns when the request or ctx has ended.
-func (f *flight) wait(ctx context.Context, id string) error {
+func (f *flight) wait(ctx context.Context, id string) (bool, error) {
 	select {
 	case <-f.done:
 		if f.err != nil {
-			return errors.E("look up tenant", id, errors.Other, f.err)
+			return false, errors.E("look up tenant", id, errors.Other, f.err)
 		}
-		return nil
+		return f.ok, nil
 	case <-ctx.Done():
-		return errors.E("look up tenant", id, errors.Other, ctx.Err())
+		return false, errors.E("look up tenant", id, errors.Other, ctx.Err())
 	}
 }
 

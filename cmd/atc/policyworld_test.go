@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"log/slog"
 	"net/http"
 	"slices"
 	"sync"
@@ -242,9 +243,9 @@ func TestInventedHostsDoNotSlowDownKnownTenants(t *testing.T) {
 	}
 	d := newDirectory(v, time.Now)
 	defer d.close()
-	wasm, _ := policy.Builtin("subdomain")
+	wasm, _ := policy.Builtin("canary")
 	r, err := policy.Load(t.Context(), wasm, policy.Options{
-		World: world{d, "m", ""}, Config: map[string]string{"domain": "localhost"}, Deadline: 20 * time.Second,
+		World: world{d, "m", ""}, Logger: slog.New(slog.DiscardHandler), Deadline: 20 * time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -269,7 +270,7 @@ func TestInventedHostsDoNotSlowDownKnownTenants(t *testing.T) {
 		all.Go(func() {
 			for {
 				n := invented.Add(1)
-				if n > 10_000 {
+				if n > 2000 {
 					return
 				}
 				if ask(fmt.Sprintf("invented-%d.localhost", n)) == http.StatusNotFound {
@@ -295,7 +296,7 @@ func TestInventedHostsDoNotSlowDownKnownTenants(t *testing.T) {
 	took := time.Since(began)
 	slices.Sort(times)
 	median, requests := times[len(times)/2], b.requests.Load()-before
-	t.Logf("%v, %d requests, %d of 10000 told that there is no such tenant; known tenants: median %v, longest %v of %d",
+	t.Logf("%v, %d requests, %d of 2000 told that there is no such tenant; known tenants: median %v, longest %v of %d",
 		took, requests, absent.Load(), median, times[len(times)-1], len(times))
 	if median > takes/3 {
 		t.Errorf("a known tenant waited for %v", median)
@@ -303,7 +304,7 @@ func TestInventedHostsDoNotSlowDownKnownTenants(t *testing.T) {
 	if most := lookupBurst + int64(2*lookupRate*(took.Seconds()+1)); requests > most {
 		t.Errorf("%d requests in %v: at most %d", requests, took, most)
 	}
-	if absent.Load() < 9000 {
-		t.Errorf("only %d of 10000 were told that there is no such tenant", absent.Load())
+	if absent.Load() < 1800 {
+		t.Errorf("only %d of 2000 were told that there is no such tenant", absent.Load())
 	}
 }
