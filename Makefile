@@ -43,12 +43,13 @@ lint: modules tools ## check formatting, modules, and the code with vet and stat
 generate: modules ## build the embedded resolvers in Go again from wasm-examples
 	wasm-examples/build.sh ../policy/builtin go
 
-examples: modules ## build all resolvers of wasm-examples again, after installing their compilers, and test them
+examples: build ## build all resolvers of wasm-examples again, after installing their compilers, and test them
 	.ci/packages clang lld rustc libstd-rust-dev-wasm32 wabt
 	command -v npm >/dev/null || .ci/packages nodejs npm
 	npm install --silent --no-fund --no-audit --prefix $(TOOLS)/assemblyscript assemblyscript@0.28.20
-	PATH="$(TOOLS)/assemblyscript/node_modules/.bin:$$PATH" wasm-examples/build.sh
+	ATC_ASC="$(TOOLS)/assemblyscript/node_modules/.bin/asc" sh wasm-examples/build.sh
 	go test -count 1 ./policy/cases
+	PATH="/usr/bin:$$PATH:$(TOOLS)/assemblyscript/node_modules/.bin" sh wasm-examples/starters.sh bin/atc
 
 bench: modules tools ## measure against the underlying filesystem and print the table
 	go run ./cmd/bench

@@ -6,7 +6,8 @@
 # records what they were built from: the version of Go for those in Go, since the
 # same sources and the same Go give the same bytes, and a hash of the sources for
 # the others, whose compilers not every machine has. Nothing of this machine, its
-# environment or the state of the repository goes into them.
+# environment or the state of the repository goes into them, as long as no wasm-opt
+# is in the PATH: clang would run it.
 set -eu
 cd "$(dirname "$0")"
 out=${1:-../policy/builtin}
