@@ -48,7 +48,7 @@ examples: build ## build all resolvers of wasm-examples again, after installing 
 	command -v npm >/dev/null || .ci/packages nodejs npm
 	npm install --silent --no-fund --no-audit --prefix $(TOOLS)/assemblyscript assemblyscript@0.28.20
 	ATC_ASC="$(TOOLS)/assemblyscript/node_modules/.bin/asc" sh wasm-examples/build.sh
-	go test -count 1 ./policy/cases
+	go test -count 1 -run Examples ./policy
 	PATH="/usr/bin:$$PATH:$(TOOLS)/assemblyscript/node_modules/.bin" sh wasm-examples/starters.sh bin/atc
 
 bench: modules tools ## measure against the underlying filesystem and print the table

@@ -1,8 +1,15 @@
 package policy
 
 import (
+	"bufio"
+	"bytes"
+	"io"
+	"log/slog"
+	"net"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"atc/fs/errors"
 
@@ -96,5 +103,41 @@ func FuzzRequests(f *testing.F) {
 		w.mu.Lock()
 		w.asked = nil
 		w.mu.Unlock()
+	})
+}
+
+// FuzzWorker lets a worker send any bytes: what comes out is a decision that is
+// fit for its places, or an error.
+func FuzzWorker(f *testing.F) {
+	framed := func(frames ...frame) []byte {
+		var b bytes.Buffer
+		for _, one := range frames {
+			_ = writeFrame(&b, one.kind, []byte(one.text))
+		}
+		return b.Bytes()
+	}
+	f.Add(framed(frame{frameTenant, []byte("acme")}, frame{frameMachines, nil}, frame{frameLog, []byte("1x")}, frame{frameDecision, []byte("tenant: acme\n")}))
+	f.Add(framed(frame{frameDecision, []byte("tenant: acme\nset-header.x: a\r\nb\n")}))
+	f.Add([]byte{frameDecision, 0xff, 0xff, 0xff, 0xff})
+	f.Add(framed(frame{frameFailed, []byte("\x1b[2J\n")}))
+	p := &workers{gate: newGate(1, 1), opts: Options{Deadline: time.Minute, Logger: slog.New(slog.DiscardHandler)}.withDefaults()}
+	f.Fuzz(func(t *testing.T, sent []byte) {
+		ours, theirs := net.Pipe()
+		go func() {
+			go io.Copy(io.Discard, theirs)
+			_, _ = theirs.Write(sent)
+			theirs.Close()
+		}()
+		d, _, err := p.call(&worker{conn: ours, in: bufio.NewReader(ours)}, t.Context(), emptyWorld{}, []byte("method: GET\n"))
+		ours.Close()
+		if err != nil {
+			if strings.ContainsAny(err.Error(), "\n\r\x1b\x00") {
+				t.Errorf("error %q", err)
+			}
+			return
+		}
+		if again, err := ParseDecision(d.decision.String()); err != nil || !reflect.DeepEqual(again, d.decision) && len(d.decision.SetHeader) < 2 {
+			t.Errorf("%+v reads as %+v, %v", d.decision, again, err)
+		}
 	})
 }

@@ -30,7 +30,8 @@ type Options struct {
 
 	// Isolation "process" runs the module in processes of this program without
 	// privileges, which main has to lead to [Worker]. One that is late is
-	// killed. A call costs some 20 µs more, and each process its own copy.
+	// killed. A call costs tens of microseconds more, each process its own copy
+	// of the module.
 	Isolation string
 
 	// Trace, where it is set, is told of each call that a guest makes of the

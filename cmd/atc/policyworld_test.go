@@ -308,3 +308,45 @@ func TestInventedHostsDoNotSlowDownKnownTenants(t *testing.T) {
 		t.Errorf("only %d of 2000 were told that there is no such tenant", absent.Load())
 	}
 }
+
+// What the volume says of its tenants is what a resolver has to forget.
+func TestVolumeTellsOfItsTenants(t *testing.T) {
+	dir := t.TempDir()
+	b, err := bucket.Open(t.Context(), "file://"+dir+"/bucket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := volume.Open(t.Context(), volume.Options{Bucket: b, Cache: dir + "/cache"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := v.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	var mu sync.Mutex
+	var told []string
+	v.OnChange(func(id string) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, id)
+	})
+	tellsOf := func(what, id string, do func() error) {
+		t.Helper()
+		mu.Lock()
+		told = nil
+		mu.Unlock()
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if !slices.Contains(told, id) {
+			t.Errorf("%s: told of %q", what, told)
+		}
+	}
+	tellsOf("made", "acme", func() error { _, err := v.Create(t.Context(), "acme"); return err })
+	tellsOf("removed", "acme", func() error { return v.Remove(t.Context(), "acme") })
+	tellsOf("made again", "acme", func() error { _, err := v.Create(t.Context(), "acme"); return err })
+}

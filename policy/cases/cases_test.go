@@ -3,8 +3,6 @@ package cases
 import (
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,40 +13,10 @@ import (
 	"atc/policy"
 )
 
-// The resolvers in wasm-examples, told as their authors tell their stories, and
-// the telling itself.
+// What cases tell, and two resolvers whose stories take more than a file of them.
 
 func quietly(name string) policy.Options {
 	return policy.Options{Name: name, Deadline: 20 * time.Second, Logger: slog.New(slog.DiscardHandler)}
-}
-
-func TestExamples(t *testing.T) {
-	for _, name := range policy.BuiltinNames() {
-		files, err := filepath.Glob("../../wasm-examples/" + name + "/cases*.toml")
-		if err != nil || len(files) == 0 {
-			t.Errorf("%s has no cases: %v", name, err)
-		}
-		for _, path := range files {
-			t.Run(name+"/"+filepath.Base(path), func(t *testing.T) {
-				text, err := os.ReadFile(path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				f, err := Parse(path, text)
-				if err != nil {
-					t.Fatal(err)
-				}
-				wasm, _ := policy.Builtin(name)
-				failures, err := f.Run(t.Context(), wasm, quietly(name))
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, failure := range failures {
-					t.Errorf("%s\n%s", failure.Case, failure.Diff)
-				}
-			})
-		}
-	}
 }
 
 // resolver asks a built-in resolver about a tenant's host name.
