@@ -17,7 +17,7 @@ export ATC_TOOLS := $(TOOLS)
 TEST ?= ./...
 TESTFLAGS ?= -race -p 2 -count 1 -timeout 30m
 
-.PHONY: help build demo test lint generate bench soak tools modules clean
+.PHONY: help build demo test lint generate examples bench soak tools modules clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +41,16 @@ lint: modules tools ## check formatting, modules, and the code with vet and stat
 	GOOS=wasip1 GOARCH=wasm go vet ./wasm-examples/...
 	$(TOOLS)/staticcheck ./... ./.ci/gotest
 
-generate: modules ## build the embedded resolvers again from wasm-examples
-	wasm-examples/build.sh
+generate: modules ## build the embedded resolvers in Go again from wasm-examples
+	wasm-examples/build.sh ../policy/builtin go
+
+examples: build ## build all resolvers of wasm-examples again, after installing their compilers, and test them
+	.ci/packages clang lld rustc libstd-rust-dev-wasm32 wabt
+	command -v npm >/dev/null || .ci/packages nodejs npm
+	npm install --silent --no-fund --no-audit --prefix $(TOOLS)/assemblyscript assemblyscript@0.28.20
+	ATC_ASC="$(TOOLS)/assemblyscript/node_modules/.bin/asc" sh wasm-examples/build.sh
+	go test -count 1 -run Examples ./policy
+	PATH="/usr/bin:$$PATH:$(TOOLS)/assemblyscript/node_modules/.bin" sh wasm-examples/starters.sh bin/atc
 
 bench: modules tools ## measure against the underlying filesystem and print the table
 	go run ./cmd/bench

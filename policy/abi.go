@@ -55,7 +55,11 @@ func instantiateABI(ctx context.Context, rt wazero.Runtime) (api.Module, error) 
 	for _, f := range hostFunctions {
 		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(
 			func(ctx context.Context, mod api.Module, stack []uint64) {
-				f.run(ctx.Value(instanceKey{}).(*instance), mod.Memory(), stack)
+				in := ctx.Value(instanceKey{}).(*instance)
+				if in.host.trace != nil {
+					defer in.traced(f.name, mod.Memory(), stack)()
+				}
+				f.run(in, mod.Memory(), stack)
 			}), f.params, f.results).Export(f.name)
 	}
 	return b.Instantiate(ctx)

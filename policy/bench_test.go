@@ -61,7 +61,7 @@ func benchCall(b *testing.B, r *Resolver) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	in, err := r.host.newInstance()
+	in, err := r.backend.(*pool).host.newInstance()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -96,10 +96,10 @@ func BenchmarkFreshSmallGuest(b *testing.B) {
 		}
 		m.ours = append(m.ours, time.Since(start))
 
-		in := &instance{host: r.host}
+		in := &instance{host: r.backend.(*pool).host}
 		in.guard = newGuard(in, time.Minute)
 		start = time.Now()
-		mod, err := r.host.runtime.InstantiateModule(in.guard, r.host.compiled, r.host.world)
+		mod, err := r.backend.(*pool).host.runtime.InstantiateModule(in.guard, r.backend.(*pool).host.compiled, r.backend.(*pool).host.world)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -136,5 +136,7 @@ func BenchmarkLoadGoGuest(b *testing.B) {
 type quiet struct{}
 
 func (*quiet) Tenant(context.Context, string) (string, bool, error) { return "", true, nil }
+
+func (*quiet) Recall(string) (string, bool, bool) { return "", true, true }
 
 func (*quiet) Machines(context.Context) []Machine { return nil }

@@ -1,8 +1,15 @@
 package policy
 
 import (
+	"bufio"
+	"bytes"
+	"io"
+	"log/slog"
+	"net"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"atc/fs/errors"
 
@@ -49,7 +56,7 @@ func FuzzPointers(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, function byte, a, b, c, d uint32) {
 		r := resolvers[int(function)%len(resolvers)]
-		in, err := r.host.newInstance()
+		in, err := r.backend.(*pool).host.newInstance()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,21 +64,23 @@ func FuzzPointers(f *testing.F) {
 		for i, v := range []uint32{a, b, c, d, 1} {
 			in.mod.ExportedGlobal("g" + string(rune('0'+i))).(api.MutableGlobal).Set(uint64(v))
 		}
-		_, healthy, err := in.run(t.Context(), r.world, text)
+		_, healthy, err := in.run(t.Context(), nil, r.world, text)
 		if err != nil && (healthy || strings.Contains(err.Error(), "runtime error")) {
 			t.Fatalf("healthy %v after %v", healthy, err)
 		}
 	})
 }
 
-// FuzzRequests shows requests of any bytes to both built-in resolvers. A tenant
+// FuzzRequests shows requests of any bytes to all built-in resolvers. A tenant
 // that does not exist is never decided, and nothing a client sends makes them
 // fail.
 func FuzzRequests(f *testing.F) {
-	w := &town{tenants: map[string]string{"acme": ""}}
+	w := &town{tenants: map[string]string{"acme": ""}, machines: []Machine{{ID: "m1", Region: "ams", State: "started"}}}
 	var resolvers []*Resolver
 	for name, config := range map[string]map[string]string{
-		"subdomain": {"domain": "localhost"}, "path-prefix": {"prefix": "/t/"},
+		"subdomain": {"domain": "localhost"}, "path-prefix": {"prefix": "/t/"}, "header": nil,
+		"domains": {"shop.example.org": "acme"}, "region": {"home.acme": "ams"}, "rendezvous": nil,
+		"canary": {"canary": "v2", "percent": "50"}, "maintenance": {"from": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"},
 	} {
 		wasm, _ := Builtin(name)
 		resolvers = append(resolvers, mustLoad(f, wasm, Options{World: w, Config: config, CacheDir: compiled}))
@@ -94,5 +103,41 @@ func FuzzRequests(f *testing.F) {
 		w.mu.Lock()
 		w.asked = nil
 		w.mu.Unlock()
+	})
+}
+
+// FuzzWorker lets a worker send any bytes: what comes out is a decision that is
+// fit for its places, or an error.
+func FuzzWorker(f *testing.F) {
+	framed := func(frames ...frame) []byte {
+		var b bytes.Buffer
+		for _, one := range frames {
+			_ = writeFrame(&b, one.kind, []byte(one.text))
+		}
+		return b.Bytes()
+	}
+	f.Add(framed(frame{frameTenant, []byte("acme")}, frame{frameMachines, nil}, frame{frameLog, []byte("1x")}, frame{frameDecision, []byte("tenant: acme\n")}))
+	f.Add(framed(frame{frameDecision, []byte("tenant: acme\nset-header.x: a\r\nb\n")}))
+	f.Add([]byte{frameDecision, 0xff, 0xff, 0xff, 0xff})
+	f.Add(framed(frame{frameFailed, []byte("\x1b[2J\n")}))
+	p := &workers{gate: newGate(1, 1), opts: Options{Deadline: time.Minute, Logger: slog.New(slog.DiscardHandler)}.withDefaults()}
+	f.Fuzz(func(t *testing.T, sent []byte) {
+		ours, theirs := net.Pipe()
+		go func() {
+			go io.Copy(io.Discard, theirs)
+			_, _ = theirs.Write(sent)
+			theirs.Close()
+		}()
+		d, _, err := p.call(&worker{conn: ours, in: bufio.NewReader(ours)}, t.Context(), emptyWorld{}, []byte("method: GET\n"))
+		ours.Close()
+		if err != nil {
+			if strings.ContainsAny(err.Error(), "\n\r\x1b\x00") {
+				t.Errorf("error %q", err)
+			}
+			return
+		}
+		if again, err := ParseDecision(d.decision.String()); err != nil || !reflect.DeepEqual(again, d.decision) && len(d.decision.SetHeader) < 2 {
+			t.Errorf("%+v reads as %+v, %v", d.decision, again, err)
+		}
 	})
 }

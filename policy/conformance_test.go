@@ -137,7 +137,7 @@ func TestGuestSeesTheRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "method: GET|scheme: https|host: Acme.example.com:8080|path: /a%20b/|query: q=1&r|remote: 192.0.2.7:4711|region: ams|machine: m1|" +
+	want := "method: GET|scheme: https|host: Acme.example.com:8080|path: /a%20b/|query: q=1&r|remote: 192.0.2.7:4711|region: ams|machine: m1|time: 2026-11-21T10:00:00Z|" +
 		"header.accept: text/html|header.accept: */*|header.user-agent: test/1|header.x-empty: |"
 	if d.Body != want {
 		t.Errorf("got  %s\nwant %s", d.Body, want)
@@ -183,7 +183,7 @@ func unprobed(t *testing.T, wasm []byte, opts Options) *Resolver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newResolver(h, opts)
+	r := newResolver(newPool(h, opts.Instances), opts)
 	t.Cleanup(func() {
 		if err := r.Close(context.Background()); err != nil {
 			t.Error(err)

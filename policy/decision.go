@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"atc/fs/errors"
 	"atc/fs/tenant/tenantid"
 )
 
@@ -31,6 +32,45 @@ type Decision struct {
 	Status   int    // 200-599, or 0
 	Location string // for a status 201 or 3xx
 	Body     string // one line of text
+}
+
+// ParseDecision reads a decision as a guest writes it.
+func ParseDecision(text string) (Decision, error) {
+	d, err := parseDecision([]byte(text))
+	if err != nil {
+		return Decision{}, errors.E("read decision", "", errors.Invalid, err)
+	}
+	return d, nil
+}
+
+// String is the decision as a guest writes it, in the order of the specification
+// and with its headers sorted.
+func (d Decision) String() string {
+	var b strings.Builder
+	line := func(key, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "%s: %s\n", key, value)
+		}
+	}
+	line("tenant", d.Tenant)
+	line("app", d.App)
+	line("machine", d.Machine)
+	line("region", d.Region)
+	line("prefer", d.Prefer)
+	line("path", d.Path)
+	if d.Status != 0 {
+		line("status", strconv.Itoa(d.Status))
+	}
+	line("location", d.Location)
+	line("body", d.Body)
+	headers := slices.SortedFunc(slices.Values(d.SetHeader), func(a, b Header) int { return strings.Compare(a.Name, b.Name) })
+	for _, h := range headers {
+		fmt.Fprintf(&b, "set-header.%s: %s\n", h.Name, h.Value)
+	}
+	if d.CacheFor > 0 {
+		line("cache", fmt.Sprintf("%s %d", strings.Join(d.CacheKey, " "), d.CacheFor/time.Second))
+	}
+	return b.String()
 }
 
 // Header is one header to set.

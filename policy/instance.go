@@ -5,6 +5,7 @@ import (
 	stderrors "errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,7 @@ type instance struct {
 // call is the state of one resolve; its buffers are used again.
 type call struct {
 	ctx     context.Context // the request's; nil outside of a call
+	gate    *gate           // where it has a place; nil outside of one
 	world   World
 	request []byte
 
@@ -55,13 +57,25 @@ type call struct {
 	decision []byte
 
 	lookups   int
-	lookedUp  string // the last tenant asked for, with its answer below: asking
-	answer    []byte // again with a larger buffer asks nobody
+	asked     []string // the tenants that the host looked up
+	absent    bool     // one of them is not there
+	unsure    bool     // of one of them nobody could tell
+	lookedUp  string   // the last tenant asked for, with its answer below: asking
+	answer    []byte   // again with a larger buffer asks nobody
 	code      int32
 	anyLookup bool
 
 	machinesAsked bool
 	machines      []byte
+}
+
+// outcome is a decision and what the host saw the guest rest it on. The latter is
+// there for decisions that may be kept.
+type outcome struct {
+	decision Decision
+	asked    []string
+	absent   bool
+	unsure   bool
 }
 
 func (c *call) context() context.Context {
@@ -105,9 +119,9 @@ func (in *instance) close() {
 // run makes one call. After an error, and when healthy is false, the instance
 // must not be used again: a Go guest that panicked stays half-way through a
 // function, and its module does not say so.
-func (in *instance) run(ctx context.Context, world World, request []byte) (d Decision, healthy bool, err error) {
+func (in *instance) run(ctx context.Context, g *gate, world World, request []byte) (o outcome, healthy bool, err error) {
 	c := &in.call
-	*c = call{ctx: ctx, world: world, request: request, decision: c.decision[:0], machines: c.machines[:0]}
+	*c = call{ctx: ctx, gate: g, world: world, request: request, decision: c.decision[:0], machines: c.machines[:0], asked: c.asked[:0]}
 	in.stderr.n, in.logged, in.complaint = 0, 0, ""
 
 	var stack [1]uint64
@@ -117,16 +131,19 @@ func (in *instance) run(ctx context.Context, world World, request []byte) (d Dec
 	c.ctx, c.world, c.request = nil, nil, nil
 	in.flushLog(ctx)
 	if err != nil {
-		return Decision{}, false, in.explain("resolve", err)
+		return outcome{}, false, in.explain("resolve", err)
 	}
 	if code := api.DecodeI32(stack[0]); code != 0 {
-		return Decision{}, false, in.withComplaint(fmt.Errorf("it refused: resolve returned %d", code))
+		return outcome{}, false, in.withComplaint(fmt.Errorf("it refused: resolve returned %d", code))
 	}
 	if !c.decided {
-		return Decision{}, false, in.withComplaint(fmt.Errorf("resolve returned 0 without a call of decide"))
+		return outcome{}, false, in.withComplaint(fmt.Errorf("resolve returned 0 without a call of decide"))
 	}
-	d, err = parseDecision(c.decision)
-	return d, inTime && err == nil, err
+	o.decision, err = parseDecision(c.decision)
+	if err == nil && o.decision.CacheFor > 0 {
+		o.asked, o.absent, o.unsure = slices.Clone(c.asked), c.absent, c.unsure
+	}
+	return o, inTime && err == nil, err
 }
 
 // lookUp answers the guest's question for a tenant. The guest's clock stands
@@ -143,24 +160,43 @@ func (in *instance) lookUp(id []byte) ([]byte, int32) {
 		return nil, noTenant
 	}
 	c.anyLookup, c.lookedUp, c.answer, c.code = true, string(id), nil, noTenant
-	if !in.guard.stop() {
-		return nil, lookupFailed // late already: the guest will not get to see this
+	c.asked = append(c.asked, c.lookedUp)
+	text, ok, known := c.world.Recall(c.lookedUp)
+	var err error
+	if !known {
+		if !in.guard.stop() {
+			return nil, lookupFailed // late already: the guest will not get to see this
+		}
+		text, ok, err = in.askWorld()
+		in.guard.resume()
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, in.host.lookupDeadline)
-	defer cancel()
-	text, ok, err := c.world.Tenant(ctx, c.lookedUp)
-	in.guard.resume()
 	if err == nil && (len(text) > MaxText || strings.ContainsAny(text, "\r\x00")) {
 		err = fmt.Errorf("attributes of %d bytes, or with CR or NUL, cannot be given to a resolver", len(text))
 	}
 	switch {
 	case err != nil:
-		in.host.logger.Warn("tenant lookup failed", "resolver", in.host.name, "tenant", c.lookedUp, "error", err)
-		c.code = lookupFailed
+		if more, now := in.host.lookupsFailed.tell(); now {
+			in.host.logger.Warn("tenant lookup failed", "resolver", in.host.name, "tenant", c.lookedUp, "error", err, "since_the_last", more)
+		}
+		c.code, c.unsure = lookupFailed, true
 	case ok:
 		c.answer, c.code = []byte(text), 0
+	default:
+		c.absent = true
 	}
 	return c.answer, c.code
+}
+
+// askWorld asks for the tenant that the call wants to know about. Others run
+// meanwhile in its place.
+func (in *instance) askWorld() (string, bool, error) {
+	c := &in.call
+	if c.gate != nil && c.gate.pause() {
+		defer c.gate.resume()
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, in.host.lookupDeadline)
+	defer cancel()
+	return c.world.Tenant(ctx, c.lookedUp)
 }
 
 // mustResolve traps a guest that asks for a request while it starts.

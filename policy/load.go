@@ -25,6 +25,8 @@ type host struct {
 	deadline       time.Duration
 	lookupDeadline time.Duration
 	memoryLimit    int64
+	lookupsFailed  seldom
+	trace          func(string) // nil without one
 
 	runtime  wazero.Runtime
 	cache    wazero.CompilationCache // nil without one
@@ -43,7 +45,7 @@ func load(ctx context.Context, wasm []byte, opts Options) (_ *host, err error) {
 	}
 	h := &host{
 		name: opts.Name, config: []byte(config), logger: opts.Logger,
-		deadline: opts.Deadline, lookupDeadline: opts.LookupDeadline, memoryLimit: opts.MemoryLimit,
+		trace: opts.Trace, deadline: opts.Deadline, lookupDeadline: opts.LookupDeadline, memoryLimit: opts.MemoryLimit,
 	}
 	if opts.CacheDir != "" {
 		if h.cache, err = openCache(opts.CacheDir); err != nil {

@@ -21,6 +21,7 @@ import (
 var compiled string
 
 func TestMain(m *testing.M) {
+	Worker()
 	const inherited = "ATC_POLICY_TEST_CACHE"
 	compiled = os.Getenv(inherited)
 	if compiled != "" {
@@ -85,6 +86,9 @@ func (w *town) Tenant(ctx context.Context, id string) (string, bool, error) {
 	return attributes, ok, nil
 }
 
+// Recall knows nothing, so that every question is seen by Tenant.
+func (w *town) Recall(string) (string, bool, bool) { return "", false, false }
+
 func (w *town) Machines(context.Context) []Machine { return w.machines }
 
 func (w *town) questions() []string {
@@ -120,6 +124,7 @@ func mustLoad(t testing.TB, wasm []byte, opts Options) *Resolver {
 func get(host, path string) Request {
 	return Request{
 		Method: "GET", Scheme: "https", Host: host, Path: path, Remote: "192.0.2.7:4711", Region: "ams", Machine: "m1",
+		Time:   time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC),
 		Header: map[string][]string{"User-Agent": {"test/1"}, "Accept": {"text/html", "*/*"}},
 	}
 }

@@ -182,12 +182,14 @@ func TestWaitForAnInstanceIsBoundByTheContext(t *testing.T) {
 	w, entered, release := held()
 	r := mustLoad(t, askFirst().wasm(), Options{World: w, Instances: 1, LookupDeadline: time.Minute})
 	var first sync.WaitGroup
-	first.Go(func() {
-		if _, err := r.Resolve(t.Context(), get("x", "/")); err != nil {
-			t.Error(err)
-		}
-	})
-	<-entered
+	for range waitingLookups + 1 { // one more than may wait without a place
+		first.Go(func() {
+			if _, err := r.Resolve(t.Context(), get("x", "/")); err != nil {
+				t.Error(err)
+			}
+		})
+		<-entered
+	}
 	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	_, err := r.Resolve(short, get("x", "/"))
@@ -245,4 +247,39 @@ func TestCloseWaitsForCallsInFlight(t *testing.T) {
 	if err := r.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// Calls that wait for the World leave their places to others.
+func TestSlowLookupsDoNotHoldUpKnownTenants(t *testing.T) {
+	w, entered, release := held()
+	r := mustLoad(t, askFirst().wasm(), Options{World: &halfKnown{w}, Instances: 1, LookupDeadline: time.Minute})
+	var unknown sync.WaitGroup
+	for range waitingLookups {
+		unknown.Go(func() {
+			if _, err := r.Resolve(t.Context(), get("x", "/")); err != nil {
+				t.Error(err)
+			}
+		})
+		<-entered
+	}
+	w.mu.Lock()
+	w.tenants = map[string]string{"acme": ""}
+	w.mu.Unlock()
+	for range 100 {
+		if _, err := r.Resolve(t.Context(), get("x", "/")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(release)
+	unknown.Wait()
+}
+
+// halfKnown is a town that recalls the tenants it has.
+type halfKnown struct{ *town }
+
+func (w *halfKnown) Recall(id string) (string, bool, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	attributes, ok := w.tenants[id]
+	return attributes, ok, ok
 }

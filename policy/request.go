@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"atc/fs/errors"
 )
@@ -21,6 +22,8 @@ type Request struct {
 	Region  string // of the machine that asks
 	Machine string // the machine that asks
 
+	Time time.Time // when it is asked, shown to the second; zero: now
+
 	Header map[string][]string // names in any case; Host is not among them
 }
 
@@ -34,9 +37,15 @@ func (r *Request) appendLines(text []byte) ([]byte, error) {
 			return text, errors.E("read request", "path", errors.Invalid, err)
 		}
 	}
+	at := r.Time
+	if at.IsZero() {
+		at = time.Now()
+	}
+	var clock [len("2006-01-02T15:04:05Z")]byte
 	for _, line := range [...]struct{ key, value string }{
 		{"method", r.Method}, {"scheme", r.Scheme}, {"host", r.Host}, {"path", r.Path}, {"query", r.Query},
 		{"remote", r.Remote}, {"region", r.Region}, {"machine", r.Machine},
+		{"time", string(at.UTC().AppendFormat(clock[:0], "2006-01-02T15:04:05Z"))},
 	} {
 		if err := checkValue(line.value); err != nil {
 			return text, errors.E("read request", line.key, errors.Invalid, err)

@@ -26,7 +26,17 @@ type Options struct {
 	MemoryLimit    int64         // bytes an instance may have; 32 MiB
 	Deadline       time.Duration // for the guest's own work in one call; 250 ms. On a saturated CPU 50 ms stopped innocent calls.
 	LookupDeadline time.Duration // for one question to the World, not counted above; 2 s
-	Instances      int           // calls at the same time; 16. More wait for one to end.
+	Instances      int           // calls at the same time; 16, 4 in processes of their own. More wait for one to end.
+
+	// Isolation "process" runs the module in processes of this program without
+	// privileges, which main has to lead to [Worker]. One that is late is
+	// killed. A call costs tens of microseconds more, each process its own copy
+	// of the module.
+	Isolation string
+
+	// Trace, where it is set, is told of each call that a guest makes of the
+	// ABI, one after the other: what it asked for and got.
+	Trace func(call string)
 }
 
 func (o Options) withDefaults() Options {
@@ -50,15 +60,20 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Instances <= 0 {
 		o.Instances = 16
+		if o.Isolation == "process" {
+			o.Instances = 4
+		}
 	}
 	return o
 }
 
 // Resolver is a loaded module. Its methods may be called concurrently.
 type Resolver struct {
-	host     *host
+	name     string
+	deadline time.Duration
 	world    World
-	pool     *pool
+	backend  backend
+	kept     *decisions
 	requests sync.Pool // *[]byte: the texts of requests
 }
 
@@ -68,11 +83,15 @@ type Resolver struct {
 // that does not is an error of kind Invalid that says what to change in it.
 func Load(ctx context.Context, wasm []byte, opts Options) (*Resolver, error) {
 	opts = opts.withDefaults()
-	h, err := load(ctx, wasm, opts)
+	begin := open
+	if opts.Isolation == "process" {
+		begin = openWorkers
+	}
+	b, err := begin(ctx, wasm, opts)
 	if err != nil {
 		return nil, errors.E("load resolver", opts.Name, errors.Invalid, err)
 	}
-	r := newResolver(h, opts)
+	r := newResolver(b, opts)
 	probe := Request{Method: "GET", Scheme: "http", Host: "probe.invalid", Path: "/", Remote: "192.0.2.1:1"}
 	if _, err := r.resolve(ctx, emptyWorld{}, &probe); err != nil {
 		err = errors.E("load resolver", opts.Name, errors.Invalid,
@@ -83,11 +102,34 @@ func Load(ctx context.Context, wasm []byte, opts Options) (*Resolver, error) {
 	return r, nil
 }
 
-func newResolver(h *host, opts Options) *Resolver {
+// backend runs a module: in this process, or in others.
+type backend interface {
+	// enter waits until a call may be made, and leave ends it.
+	enter(ctx context.Context) error
+	leave()
+	// run makes a call between the two, runFresh does where nothing was before.
+	// A guest that was late is errLate.
+	run(ctx context.Context, world World, request []byte) (outcome, error)
+	runFresh(ctx context.Context, world World, request []byte) (outcome, error)
+	// close stops new calls, waits for those in flight, within ctx, and frees
+	// everything. It may be called again.
+	close(ctx context.Context) error
+}
+
+func newResolver(b backend, opts Options) *Resolver {
 	return &Resolver{
-		host: h, world: opts.World, pool: newPool(h, opts.Instances),
+		name: opts.Name, deadline: opts.Deadline, world: opts.World, backend: b, kept: newDecisions(),
 		requests: sync.Pool{New: func() any { return new([]byte) }},
 	}
+}
+
+// open makes what runs the module.
+func open(ctx context.Context, wasm []byte, opts Options) (backend, error) {
+	h, err := load(ctx, wasm, opts)
+	if err != nil {
+		return nil, err
+	}
+	return newPool(h, opts.Instances), nil
 }
 
 // cause strips the operation and object that Load says itself.
@@ -99,8 +141,10 @@ func cause(err error) error {
 	return err
 }
 
-// Resolve asks the module for a decision. A guest that is late is asked once
-// more, on a fresh instance. Errors by kind:
+// Resolve asks the module for a decision, unless one is kept that the module made
+// for a request with the same values of the parts that it named. The slices of a
+// decision must not be changed. A guest that is late is asked once more, on a
+// fresh instance. Errors by kind:
 //
 //	Invalid      the request cannot be shown to a guest: answer 400
 //	Unavailable  the resolver is closed, or the context's deadline passed
@@ -112,44 +156,56 @@ func cause(err error) error {
 // The context bounds the wait for an instance and lookups, not the guest: a
 // client that leaves does not cost an instance.
 func (r *Resolver) Resolve(ctx context.Context, request Request) (Decision, error) {
-	return r.resolve(ctx, r.world, &request)
+	d, ok, epoch := r.kept.look(&request)
+	if ok {
+		return d, nil
+	}
+	o, err := r.resolve(ctx, r.world, &request)
+	if err != nil {
+		return Decision{}, err
+	}
+	r.kept.keep(epoch, &request, &o)
+	return o.decision, nil
 }
 
-func (r *Resolver) resolve(ctx context.Context, world World, request *Request) (Decision, error) {
+// Forget drops the decisions that are kept and rest on a tenant: one that was
+// made, moved or removed.
+func (r *Resolver) Forget(tenant string) { r.kept.forget(tenant) }
+
+// ForgetAll drops all decisions that are kept.
+func (r *Resolver) ForgetAll() { r.kept.forgetAll() }
+
+func (r *Resolver) resolve(ctx context.Context, world World, request *Request) (outcome, error) {
 	buffer := r.requests.Get().(*[]byte)
 	defer r.requests.Put(buffer)
 	text, err := request.appendLines((*buffer)[:0])
 	*buffer = text
 	if err != nil {
-		return Decision{}, errors.E("resolve", r.host.name, errors.Other, err)
+		return outcome{}, errors.E("resolve", r.name, errors.Other, err)
 	}
-	if err := r.pool.enter(ctx); err != nil {
-		return Decision{}, errors.E("resolve", r.host.name, errors.Other, err)
+	if err := r.backend.enter(ctx); err != nil {
+		return outcome{}, errors.E("resolve", r.name, errors.Other, err)
 	}
-	defer r.pool.leave()
-	d, err := r.pool.run(ctx, world, text)
+	defer r.backend.leave()
+	o, err := r.backend.run(ctx, world, text)
 	if stderrors.Is(err, errLate) {
-		d, err = r.pool.runFresh(ctx, world, text)
+		o, err = r.backend.runFresh(ctx, world, text)
 		if stderrors.Is(err, errLate) {
-			err = fmt.Errorf("no decision within %v, twice", r.host.deadline)
+			err = fmt.Errorf("no decision within %v, twice", r.deadline)
 		}
 	}
 	if err != nil {
-		return Decision{}, guestFault(r.host.name, err)
+		return outcome{}, guestFault(r.name, err)
 	}
-	return d, nil
+	return o, nil
 }
 
 // Close waits for the calls in flight, refuses new ones with Unavailable, and
 // frees everything. When the context ends first it returns its error, and
 // calling Close again goes on. A second Close of a closed resolver is a no-op.
 func (r *Resolver) Close(ctx context.Context) error {
-	closed, err := r.pool.close(ctx)
-	if err != nil {
-		return errors.E("close resolver", r.host.name, errors.Other, err)
-	}
-	if closed {
-		r.host.close(context.WithoutCancel(ctx))
+	if err := r.backend.close(ctx); err != nil {
+		return errors.E("close resolver", r.name, errors.Other, err)
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"sync/atomic"
 
-	"atc/fs/volume"
 	"atc/policy"
 	"atc/proxy"
 	"atc/proxy/control"
@@ -18,7 +17,7 @@ import (
 
 // resolver lets the proxy ask a policy.
 type resolver struct {
-	policy          *policy.Resolver
+	policy          *policy.Live
 	region, machine string
 }
 
@@ -45,24 +44,6 @@ func (r resolver) Resolve(ctx context.Context, req *http.Request) (proxy.Decisio
 		out.SetHeader = append(out.SetHeader, proxy.Header(h))
 	}
 	return out, nil
-}
-
-// world is what a resolver may ask about: the tenants of the volume, and this
-// machine alone, as long as machines do not know each other.
-type world struct {
-	volume *volume.Volume
-	region string
-}
-
-var _ policy.World = world{}
-
-func (w world) Tenant(ctx context.Context, id string) (string, bool, error) {
-	ok, err := w.volume.Exists(ctx, id)
-	return "", ok, err
-}
-
-func (w world) Machines(context.Context) []policy.Machine {
-	return []policy.Machine{{ID: w.volume.Machine(), Region: w.region, State: "started"}}
 }
 
 // instances lets the proxy acquire the processes of a pool, and the control API

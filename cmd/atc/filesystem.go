@@ -28,6 +28,7 @@ type filesystemOptions struct {
 	Mountpoint  string
 	Passthrough bool
 	Instances   control.Instances // for the control API; nil where there are none
+	Policy      control.Policy    // the same
 	// Volume is what it says itself; its bucket is opened here.
 	Volume volume.Options
 }
@@ -87,6 +88,7 @@ func openFilesystem(ctx context.Context, o filesystemOptions) (_ *filesystem, er
 		},
 		Filesystem: fsStats{fs.volume, o.Mountpoint},
 		Instances:  o.Instances,
+		Policy:     o.Policy,
 		Logger:     o.Volume.Logger,
 	}
 	serveCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))

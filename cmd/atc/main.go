@@ -5,6 +5,7 @@
 //	atc serve --config atc.toml       mount, resolve, launch, forward
 //	atc mount /data -- COMMAND        only the filesystem, around one command
 //	atc fs stat [TENANT[/DB]]         what a running atc has done and has to do
+//	atc policy explain MODULE ...     write, try and replace resolvers
 //	atc tenant restore TENANT ...     whole tenants in the bucket: back, out, in, sound
 //
 // This package holds the command line and the wiring: it is where the rooms
@@ -23,6 +24,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"atc/policy"
 	"atc/sandbox"
 )
 
@@ -31,6 +33,7 @@ var version = ""
 
 func main() {
 	sandbox.Init()
+	policy.Worker()
 	os.Exit(run(os.Args[1:]))
 }
 
@@ -49,7 +52,7 @@ func run(args []string) int {
 		Version:       buildVersion(),
 	}
 	root.SetArgs(args)
-	root.AddCommand(demoCommand(), serveCommand(), mountCommand(), fsCommand(), tenantCommand(), notesCommand())
+	root.AddCommand(demoCommand(), serveCommand(), mountCommand(), fsCommand(), policyCommand(), tenantCommand(), notesCommand())
 	err := root.ExecuteContext(context.Background())
 	var status exitStatus
 	switch {

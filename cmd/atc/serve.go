@@ -51,7 +51,16 @@ func serveCommand() *cobra.Command {
 			if !mayMount() {
 				return reenter(cmd.Context())
 			}
-			return serve(cmd.Context(), c, hooks{})
+			return serve(cmd.Context(), c, hooks{policy: func() (config.Policy, error) {
+				again, err := config.Load(path)
+				if err != nil {
+					return config.Policy{}, err
+				}
+				if resolver != "" {
+					again.Policy.Resolver = resolver
+				}
+				return again.Policy, nil
+			}})
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "atc.toml", "configuration file")
@@ -65,7 +74,8 @@ func serveCommand() *cobra.Command {
 type hooks struct {
 	mounted   func(context.Context, *filesystem) error // before the first request
 	listening func(net.Addr)
-	logger    *slog.Logger // instead of the configured one
+	policy    func() (config.Policy, error) // read anew when the resolver is to be reloaded
+	logger    *slog.Logger                  // instead of the configured one
 }
 
 // serve runs until parent ends or a signal arrives, then takes everything down
@@ -87,8 +97,9 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 	kept := history.DefaultPolicy()
 	kept.Keep0, kept.Keep1, kept.Keep2 = c.History.EveryCommit, c.History.EveryFiveMins, c.History.EveryHour
 	processes := &instances{}
+	resolvers := &resolvers{}
 	fs, err := openFilesystem(ctx, filesystemOptions{
-		Store: c.Store, Mountpoint: c.Mount, Passthrough: c.Passthrough != "off", Instances: processes,
+		Store: c.Store, Mountpoint: c.Mount, Passthrough: c.Passthrough != "off", Instances: processes, Policy: resolvers,
 		Volume: volume.Options{
 			Cache: c.Cache, Logger: logger, Machine: c.Machine, Region: c.Region,
 			ShipInterval: c.ShipInterval, HydrateAfter: c.HydrateAfter, HydrateBudget: int64(c.HydrateBudget), Commit: c.Durability == "commit",
@@ -105,10 +116,18 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 		}
 	}
 
-	guest, err := loadPolicy(ctx, c, fs, logger)
+	tenants := newDirectory(fs.volume, time.Now)
+	defer tenants.close()
+	guest, err := livePolicy(ctx, c.Policy, policy.Options{
+		CacheDir: filepath.Join(fs.opts.Volume.Cache, "resolver"),
+		World:    world{tenants, fs.volume.Machine(), c.Region}, Logger: logger,
+	}, h.policy)
 	if err != nil {
 		return err
 	}
+	fs.volume.OnChange(guest.Forget)
+	resolvers.set(guest)
+	defer reloadOnHangup(ctx, guest)()
 	defer func() { err = stderrors.Join(err, guest.Close(context.WithoutCancel(parent))) }()
 
 	pool := instance.New(instance.Config{
@@ -130,7 +149,7 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 
 	p := proxy.New(proxy.Options{
 		Resolver:  resolver{guest, c.Region, fs.volume.Machine()},
-		Tenants:   fs.volume,
+		Tenants:   tenants,
 		Instances: processes,
 		Logger:    logger,
 		AccessLog: c.Proxy.AccessLog, TrustedProxies: c.Proxy.TrustedProxies,
@@ -146,27 +165,6 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 	}
 	logger.Info("serving", "listen", listener.Addr().String(), "mountpoint", fs.opts.Mountpoint, "store", fs.volume.Stat("").Store, "machine", fs.volume.Machine())
 	return p.Serve(ctx, listener)
-}
-
-// loadPolicy loads a built-in resolver, or a module from a file.
-func loadPolicy(ctx context.Context, c *config.Config, fs *filesystem, logger *slog.Logger) (*policy.Resolver, error) {
-	name := c.Policy.Resolver
-	wasm, ok := policy.Builtin(name)
-	if !ok {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return nil, errors.E("load resolver", name, errors.Other,
-				fmt.Errorf("%w; the built-in ones are %v", err, policy.BuiltinNames()))
-		}
-		wasm = b
-	}
-	return policy.Load(ctx, wasm, policy.Options{
-		Name:     name,
-		CacheDir: filepath.Join(fs.opts.Volume.Cache, "resolver"),
-		Config:   c.Policy.Config,
-		World:    world{fs.volume, c.Region},
-		Logger:   logger, MemoryLimit: int64(c.Policy.MemoryLimit), Deadline: c.Policy.Deadline,
-	})
 }
 
 // opener describes a tenant's process to the pool.

@@ -3,7 +3,7 @@
 // noisy machine disturbs both and neither always begins. It prints medians and the median of the ratios
 // of each round.
 //
-//	go run ./cmd/bench [-rounds 7] [-dir DIR] [-only warm|cold]
+//	go run ./cmd/bench [-rounds 7] [-dir DIR] [-only warm|cold|policy]
 package main
 
 import (
@@ -27,11 +27,13 @@ import (
 	"atc/fs/mount"
 	"atc/fs/mount/mounttest"
 	"atc/fs/volume"
+	"atc/policy"
 )
 
 func main() {
+	policy.Worker()
 	rounds := flag.Int("rounds", 7, "rounds of each measurement, at least 5")
-	only := flag.String("only", "", "warm or cold: half of the measurements")
+	only := flag.String("only", "", "warm, cold or policy: a part of the measurements")
 	dir := flag.String("dir", "", "folder to work in; its filesystem is what atc is compared with (default: a temporary one)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
@@ -82,6 +84,10 @@ func run(ctx context.Context, dir, only string, rounds int) error {
 		defer os.RemoveAll(made)
 		dir = made
 	}
+	if only == "policy" {
+		heading(rounds)
+		return tell(runPolicy(ctx, rounds))
+	}
 	load, err := mounttest.BuildSQLLoad(dir)
 	if err != nil {
 		return err
@@ -104,7 +110,7 @@ func run(ctx context.Context, dir, only string, rounds int) error {
 		}
 		defer mounts[m].close()
 	}
-	fmt.Printf("%s, %d CPUs, Linux %s, %d rounds\n\n", time.Now().Format(time.DateOnly), runtime.NumCPU(), release(), rounds)
+	heading(rounds)
 	if len(works) > 0 {
 		fmt.Println("| work | native /s | atc /s | ratio | wanted | FUSE requests |")
 		fmt.Println("|---|---:|---:|---:|---:|---:|")
@@ -125,10 +131,26 @@ func run(ctx context.Context, dir, only string, rounds int) error {
 		}
 		short += missed
 	}
-	if short > 0 {
+	if only == "" {
+		missed, err := runPolicy(ctx, rounds)
+		if err != nil {
+			return fmt.Errorf("policy: %w", err)
+		}
+		short += missed
+	}
+	return tell(short, nil)
+}
+
+func heading(rounds int) {
+	fmt.Printf("%s, %d CPUs, Linux %s, %d rounds\n\n", time.Now().Format(time.DateOnly), runtime.NumCPU(), release(), rounds)
+}
+
+// tell says at the end how many figures were missed.
+func tell(short int, err error) error {
+	if err == nil && short > 0 {
 		fmt.Printf("\n%d figures fall short of what is wanted.\n", short)
 	}
-	return nil
+	return err
 }
 
 type row struct {

@@ -119,19 +119,36 @@ func (v *Volume) Tenant(ctx context.Context, id string) (*Tenant, error) {
 	return t, nil
 }
 
+// Known is Exists from memory: known is false where the bucket would have to be
+// asked.
+func (v *Volume) Known(id string) (there, known bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.tenants[id] != nil {
+		return true, true
+	}
+	return false, v.opts.Now().Sub(v.absent[id]) < absentFor
+}
+
+// IDs lists what the bucket has folders for: all tenants, and removed ones.
+func (v *Volume) IDs(ctx context.Context) ([]string, error) { return v.registry.List(ctx) }
+
 // add returns the Tenant of an ID. Held is its record if that was just read.
 func (v *Volume) add(id string, held *tenant.Held) *Tenant {
 	v.mu.Lock()
-	defer v.mu.Unlock()
 	delete(v.absent, id)
-	if t := v.tenants[id]; t != nil {
+	t := v.tenants[id]
+	if t != nil {
+		v.mu.Unlock()
 		return t
 	}
-	t := newTenant(v, id)
+	t = newTenant(v, id)
 	if held != nil {
 		t.view = newView(held, v.opts.Now())
 	}
 	v.tenants[id] = t
+	v.mu.Unlock()
+	v.tell(id)
 	return t
 }
 

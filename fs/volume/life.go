@@ -151,8 +151,16 @@ func (t *Tenant) end(do func() error) {
 // drop makes the volume forget a Tenant.
 func (v *Volume) drop(t *Tenant) {
 	v.mu.Lock()
-	defer v.mu.Unlock()
 	if v.tenants[t.id] == t {
 		delete(v.tenants, t.id)
+	}
+	v.mu.Unlock()
+	v.tell(t.id)
+}
+
+// tell says that something has become of a tenant.
+func (v *Volume) tell(id string) {
+	if fn := v.changed.Load(); fn != nil {
+		(*fn)(id)
 	}
 }

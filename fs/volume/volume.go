@@ -122,6 +122,7 @@ type Volume struct {
 	passthrough atomic.Bool
 	released    atomic.Pointer[func(id string)]
 	fenced      atomic.Pointer[func(id string)]
+	changed     atomic.Pointer[func(id string)]
 
 	ctx    context.Context // ends when the volume is closed
 	cancel context.CancelFunc
@@ -278,6 +279,11 @@ func (v *Volume) OnRelease(fn func(id string)) { v.released.Store(&fn) }
 // more, because this machine cannot know that it still owns it: its processes
 // are to be ended.
 func (v *Volume) OnFence(fn func(id string)) { v.fenced.Store(&fn) }
+
+// OnChange has fn called with each tenant that has come to be known here or is
+// known no more: it was found, made, taken over, released or removed. It must
+// return at once and not call the volume.
+func (v *Volume) OnChange(fn func(id string)) { v.changed.Store(&fn) }
 
 // CacheDir is the folder for everything local.
 func (v *Volume) CacheDir() string { return v.opts.Cache }

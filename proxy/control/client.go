@@ -75,9 +75,19 @@ func (c *Client) Instances(ctx context.Context) ([]InstanceStat, error) {
 	return list.Instances, err
 }
 
+// ReloadPolicy has the resolver replaced by its configuration and its module as
+// they are now.
+func (c *Client) ReloadPolicy(ctx context.Context) error {
+	return c.ask(ctx, http.MethodPost, "/v1/policy/reload", nil, &struct{}{})
+}
+
 func (c *Client) get(ctx context.Context, path string, query url.Values, into any) error {
+	return c.ask(ctx, http.MethodGet, path, query, into)
+}
+
+func (c *Client) ask(ctx context.Context, method, path string, query url.Values, into any) error {
 	u := url.URL{Scheme: "http", Host: "atc", Path: path, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@
 //	GET /v1/health                            → Health
 //	GET /v1/fs/stat[?tenant=ID[&database=P]]  → FSStat
 //	GET /v1/instances                         → {"instances": [InstanceStat...]}
+//	POST /v1/policy/reload                    → {}
 //
 // An error is answered with the status of its kind and
 //

@@ -34,11 +34,19 @@ type Instances interface {
 	Instances(ctx context.Context) ([]InstanceStat, error)
 }
 
+// Policy is the resolver.
+type Policy interface {
+	// Reload puts a successor in its place, or fails and leaves it. It is called
+	// concurrently, and its error text is shown.
+	Reload(ctx context.Context) error
+}
+
 // Server answers the control API. Its fields are set before it is used.
 type Server struct {
 	Health     Health       // Status is filled in
 	Filesystem Filesystem   // nil: not served
 	Instances  Instances    // nil: not served
+	Policy     Policy       // nil: not served
 	Logger     *slog.Logger // nil: discard
 }
 
@@ -89,13 +97,17 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // endpoint makes one answer.
-type endpoint func(context.Context, *http.Request) (any, error)
+type endpoint struct {
+	method string
+	answer func(context.Context, *http.Request) (any, error)
+}
 
 func (s *Server) handler(log *slog.Logger) http.Handler {
 	endpoints := map[string]endpoint{
-		"/v1/health":    s.health,
-		"/v1/fs/stat":   s.fsStat,
-		"/v1/instances": s.instances,
+		"/v1/health":        {http.MethodGet, s.health},
+		"/v1/fs/stat":       {http.MethodGet, s.fsStat},
+		"/v1/instances":     {http.MethodGet, s.instances},
+		"/v1/policy/reload": {http.MethodPost, s.reloadPolicy},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
@@ -106,11 +118,15 @@ func (s *Server) handler(log *slog.Logger) http.Handler {
 		switch {
 		case !known:
 			err = errors.E("find endpoint", r.URL.Path, errors.NotExist, nil)
-		case r.Method != http.MethodGet && r.Method != http.MethodHead:
-			w.Header().Set("Allow", "GET, HEAD")
+		case r.Method != serve.method && (r.Method != http.MethodHead || serve.method != http.MethodGet):
+			allow := serve.method
+			if allow == http.MethodGet {
+				allow = "GET, HEAD"
+			}
+			w.Header().Set("Allow", allow)
 			status, err = http.StatusMethodNotAllowed, errors.E(r.Method, r.URL.Path, errors.Unsupported, nil)
 		default:
-			answer, err = serve(ctx, r)
+			answer, err = serve.answer(ctx, r)
 		}
 		if err != nil {
 			if status == http.StatusOK {
@@ -190,4 +206,11 @@ func (s *Server) instances(ctx context.Context, _ *http.Request) (any, error) {
 		list = []InstanceStat{}
 	}
 	return instances{list}, err
+}
+
+func (s *Server) reloadPolicy(ctx context.Context, _ *http.Request) (any, error) {
+	if s.Policy == nil {
+		return nil, errors.E("reload", "resolver", errors.Unsupported, fmt.Errorf("this atc has none"))
+	}
+	return struct{}{}, s.Policy.Reload(ctx)
 }

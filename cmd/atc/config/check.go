@@ -74,6 +74,8 @@ func (r *reader) check(c *Config) {
 	r.duration("policy.deadline", c.Policy.Deadline, time.Millisecond)
 	r.size("policy.memory_limit", c.Policy.MemoryLimit, 64<<10, 4<<30) // one page, and all that 32 bits address
 
+	r.oneOf("policy.isolation", c.Policy.Isolation, "none", "process")
+
 	r.application(&c.App)
 
 	r.size("proxy.max_header", c.Proxy.MaxHeader, 1<<10, 16<<20)

@@ -75,6 +75,7 @@ type Policy struct {
 	Config      map[string]string `toml:"config"`       // what the resolver reads; whole numbers, true and false as text
 	Deadline    time.Duration     `toml:"deadline"`     // of one decision
 	MemoryLimit Size              `toml:"memory_limit"` // of one instance of the module
+	Isolation   string            `toml:"isolation"`    // none, or process: it runs in processes without privileges
 }
 
 // App is about the application that is started for each tenant.

@@ -114,7 +114,8 @@ func TestErrors(t *testing.T) {
 		{`passthrough = "on"`, `1:1: passthrough: "on" is unknown: write one of auto, off`},
 		{`log.level = "INFO"`, `1:5: log.level: "INFO" is unknown: write one of debug, info, warn, error`},
 		{`log.format = "xml"`, `log.format: "xml" is unknown: write one of text, json`},
-		{`policy.resolver = "subdomains"`, `policy.resolver: "subdomains" is unknown: write one of path-prefix, subdomain, /path/to/resolver.wasm`},
+		{`policy.isolation = "sandbox"`, `policy.isolation: "sandbox" is unknown: write one of none, process`},
+		{`policy.resolver = "subdomains"`, `policy.resolver: "subdomains" is unknown: write one of canary, domains, header, maintenance, path-prefix, region, rendezvous, subdomain, /path/to/resolver.wasm`},
 
 		// Addresses, paths, names.
 		{`listen = "8080"`, `1:1: listen: "8080" is not an address: write "host:port"`},
