@@ -2,6 +2,7 @@ package mount_test
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -174,4 +175,33 @@ func TestTemporaryDatabaseInsideTheTenant(t *testing.T) {
 		}
 	}
 	m.stop(t)
+}
+
+// A program that copies another file over a database that is in use writes past
+// its log, as SQLite's superlock tests do.
+func TestOverwrittenWhileTheLogIsInUse(t *testing.T) {
+	for _, passthrough := range []bool{true, false} {
+		dir := t.TempDir()
+		b := openBucket(t, dir)
+		m := boot(t, dir, b, volume.Options{}, passthrough)
+		home := m.MakeTenant(t, "acme")
+		db := filepath.Join(home, "main.sqlite3")
+		mounttest.SQL(t, db, "pragma journal_mode=wal; create table t(a); insert into t values('old');")
+		other := filepath.Join(dir, "other.sqlite3")
+		mounttest.SQL(t, other, "pragma journal_mode=wal; create table t(a); insert into t values('new');")
+		content, err := os.ReadFile(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := connect(t, db)
+		s.exec("select a from t;") // opens the log
+		if err := os.WriteFile(db, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s.leave()
+		m.stop(t)
+		if got := state(t, b, "acme", "main.sqlite3", "select a from t"); got != "ok\nnew" {
+			t.Errorf("passthrough %v: the bucket holds %q", passthrough, got)
+		}
+	}
 }
