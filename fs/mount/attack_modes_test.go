@@ -205,3 +205,32 @@ func TestOverwrittenWhileTheLogIsInUse(t *testing.T) {
 		}
 	}
 }
+
+// A log that does not belong to its database can be removed, as any file.
+func TestLogOfAnotherPageSize(t *testing.T) {
+	for _, passthrough := range []bool{true, false} {
+		dir := t.TempDir()
+		b := openBucket(t, dir)
+		m := boot(t, dir, b, volume.Options{}, passthrough)
+		home := m.MakeTenant(t, "acme")
+		db, other := filepath.Join(home, "main.sqlite3"), filepath.Join(dir, "other.sqlite3")
+		s := connect(t, other)
+		s.exec("pragma page_size=512; pragma journal_mode=wal; create table t(a);")
+		log, err := os.ReadFile(other + "-wal")
+		if err != nil || len(log) == 0 {
+			t.Fatalf("a log of %d bytes, %v", len(log), err)
+		}
+		mounttest.SQL(t, db, "create table t(a); insert into t values(1);")
+		if err := os.WriteFile(db+"-wal", log, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(db + "-wal"); err != nil {
+			t.Errorf("passthrough %v: %v", passthrough, err)
+		}
+		mounttest.SQL(t, db, "insert into t values(2);")
+		m.stop(t)
+		if got := state(t, b, "acme", "main.sqlite3", "select group_concat(a) from t"); got != "ok\n1,2" {
+			t.Errorf("passthrough %v: the bucket holds %q", passthrough, got)
+		}
+	}
+}
