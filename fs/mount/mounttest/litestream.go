@@ -29,8 +29,9 @@ func Litestream(t testing.TB) string {
 	return path
 }
 
-// LitestreamRestore restores a tenant's only database of that file name from a
-// store with nothing but litestream, and returns the path of the copy.
+// LitestreamRestore restores a tenant's database of that path, or its only one of
+// that file name, from a store with nothing but litestream, and returns the path
+// of the copy.
 func LitestreamRestore(t testing.TB, store, tenant, name string) string {
 	t.Helper()
 	ctx := context.Background()
@@ -45,7 +46,7 @@ func LitestreamRestore(t testing.TB, store, tenant, name string) string {
 	}
 	folder := ""
 	for path, d := range held.Databases {
-		if filepath.Base(path) == name {
+		if path == name || filepath.Base(path) == name && folder == "" {
 			folder = atctenant.DatabaseFolder(tenant, d.Folder)
 		}
 	}
