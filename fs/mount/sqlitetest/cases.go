@@ -24,7 +24,7 @@ var files = []string{
 	"wal*.test", "lock*.test", "pager*.test", "journal*.test", "jrnlmode*.test",
 	"mmap*.test", "exclusive*.test", "backup*.test", "vacuum*.test", "attach*.test",
 	"crash*.test", "shmlock.test", "superlock.test",
-	"short-walthread.test", // walthread.test with a tenth of its time, see .ci/sqlite
+	"short-walthread.test", // made by .ci/sqlite
 }
 
 // threads are the tests of threadtest3, each a story of several threads.
@@ -55,14 +55,13 @@ var uncompared = map[string]string{
 
 // short are the cases of most power for their time, which belong to `make test`.
 var short = []string{
-	"lock*.test", "shmlock.test", "superlock.test", "exclusive*.test",
+	"lock.test", "lock[23457].test", "shmlock.test", "superlock.test", "exclusive*.test",
 	"mmap[123].test", "journal*.test", "jrnlmode*.test",
 	"pager[134].test", "attach[234].test", "backup[245].test", "vacuum-into.test", "vacuum.test", "vacuum2.test",
 	"wal.test", "wal[245678].test", "walbak.test", "walcksum.test", "walmode.test", "walnoshm.test",
 	"waloverwrite.test", "walpersist.test", "walro*.test", "walshared.test",
 	"short-walthread.test", "crash8.test",
-	"threadtest3-walthread5", "threadtest3-cgt_pager_1",
-	"mptester-crash-wal", "mptester-modes", "kvtest-wal-mmap", "kvtest-persist",
+	"threadtest3-cgt_pager_1", "mptester-crash-wal", "mptester-modes", "kvtest-wal-mmap", "kvtest-persist",
 }
 
 // Cases returns the cases of a tree whose names match one of the patterns, as
