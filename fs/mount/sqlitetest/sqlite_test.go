@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -80,11 +81,18 @@ func TestSQLite(t *testing.T) {
 		for _, name := range verdicts[0].Beyond(Verdict{}) {
 			inBoth = append(inBoth, fmt.Sprintf("%s %s: %.200s", c.Name, name, verdicts[0].Failures[name]))
 		}
+		if verdicts[0].Tests == 0 && !slices.Contains(empty, c.Name) {
+			t.Errorf("%s: no test was executed on the local filesystem: %v", c.Name, verdicts[0].Failures)
+		}
 		for j, p := range mounts {
 			v := verdicts[j+1].Verdict
 			for _, name := range v.Beyond(verdicts[0].Verdict) {
 				p.beyond++
 				t.Errorf("%s, %s: %s has failed, which it has not on the local filesystem:\n%s", c.Name, p.name, name, v.Failures[name])
+			}
+			if want := verdicts[0].Tests; v.Tests < want {
+				p.beyond++
+				t.Errorf("%s, %s: %d tests were executed, %d on the local filesystem", c.Name, p.name, v.Tests, want)
 			}
 			p.compare(ctx, t, c)
 		}
