@@ -9,18 +9,21 @@ VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),$(shel
 
 # Programs that tests and lint run, built once for each version in .ci/tools and
 # .ci/npm.
-TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/atc/bin
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/atc
+TOOLS := $(CACHE)/bin
 export ATC_TOOLS := $(TOOLS)
+export ATC_SQLITE := $(CACHE)/sqlite
 
 # Two packages at a time, on any machine: tests of the filesystem load several
-# processors each and have deadlines.
+# processors each and have deadlines. SQLite's own tests come after them and
+# without the race detector, under which they take ten times as long.
 TEST ?= ./...
 TESTFLAGS ?= -race -p 2 -count 1 -timeout 30m
 
-.PHONY: help build demo test lint generate examples bench soak tools modules clean
+.PHONY: help build demo test sqlite-tests lint generate examples bench soak tools sqlite modules clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: modules ## build bin/atc, a static program
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o bin/atc ./cmd/atc
@@ -28,9 +31,15 @@ build: modules ## build bin/atc, a static program
 demo: build ## build, and run an application with three tenants on 127.0.0.1:8080
 	bin/atc demo
 
-test: modules tools ## run all tests, or TEST=./fs/..., after installing what they need
+test: modules tools sqlite ## run all tests, or TEST=./fs/..., after installing what they need
 	go build -o bin/gotest ./.ci/gotest
 	bin/gotest $(TESTFLAGS) $(TEST)
+ifeq ($(TEST),./...)
+	bin/gotest -count 1 -timeout 30m -run 'TestSQLite$$' ./fs/mount/sqlitetest
+endif
+
+sqlite-tests: modules tools sqlite ## run SQLite's own tests through the mount and beside it, or CASES='wal*.test kvtest*'; hours
+	ATC_SQLITE_TESTS='$(or $(CASES),all)' go test -count 1 -v -timeout 12h -run 'TestSQLite$$' ./fs/mount/sqlitetest
 
 lint: modules tools ## check formatting, modules, and the code with vet and staticcheck
 	@! grep '"resolved"' .ci/actual-server/package-lock.json examples/guestbook/package-lock.json /dev/null # would bind to one registry
@@ -66,6 +75,10 @@ tools: ## install what tests and lint need, without running them
 	@.ci/tools $(TOOLS)
 	@.ci/npm .ci/actual-server $(TOOLS)/actual-server
 	@.ci/npm examples/guestbook $(TOOLS)/guestbook
+
+sqlite: ## build SQLite's own tests, without running them
+	@.ci/packages gcc libc6-dev make xz-utils tcl8.6-dev
+	@.ci/sqlite $(ATC_SQLITE)
 
 # A machine without certificates cannot fetch modules; one that has the modules
 # needs neither.

@@ -2,7 +2,9 @@ package policy
 
 import (
 	"bufio"
+	stderrors "errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -183,7 +185,7 @@ func TestWorkerHasNoPrivileges(t *testing.T) {
 			t.Errorf("its status does not say %q:\n%s", want, status)
 		}
 	}
-	if os.Geteuid() == 0 && !strings.Contains(status, fmt.Sprintf("Uid:\t%d\t%d\t%d\t%d", nobody, nobody, nobody, nobody)) {
+	if os.Geteuid() == 0 && allIDs() && !strings.Contains(status, fmt.Sprintf("Uid:\t%d\t%d\t%d\t%d", nobody, nobody, nobody, nobody)) {
 		t.Errorf("its user:\n%s", status)
 	}
 	for _, limit := range []string{"Max open files            0", "Max file size             0", "Max core file size        0"} {
@@ -201,6 +203,9 @@ func TestWorkerHasNoPrivileges(t *testing.T) {
 		}
 	}
 	fds, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "fd"))
+	if os.Geteuid() != 0 && stderrors.Is(err, fs.ErrPermission) {
+		fds, err = nil, nil // it is not to be looked into: only root may
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,8 +50,11 @@ func (db *DB) captureWAL() error {
 	if !ok {
 		return nil
 	}
-	if !db.spool.empty() && db.pageSize != 0 && h.PageSize != db.pageSize {
-		return fmt.Errorf("log has pages of %d bytes, database of %d", h.PageSize, db.pageSize)
+	if db.pageSize != 0 && h.PageSize != db.pageSize {
+		// The page size was changed where nobody saw it, or the log is not
+		// SQLite's. To fail would keep the application from removing it.
+		db.compare = "the log has pages of another size"
+		return nil
 	}
 	limit, limited := db.committedFrames(h)
 	if limited && db.wal.known && h.Salt == db.wal.salt && limit <= db.wal.frame {

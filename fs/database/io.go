@@ -86,6 +86,13 @@ func (db *DB) fetchEdges(ctx context.Context, off, length int64) error {
 
 // Truncate sets the local file's size in bytes.
 func (db *DB) Truncate(ctx context.Context, size int64) error {
+	if size == 0 && db.checkpoints() {
+		// No checkpoint does this: somebody copies another file over a database
+		// that is in use.
+		db.capture.Lock()
+		db.compare = "emptied while its log was in use"
+		db.capture.Unlock()
+	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if db.pageSize > 0 {

@@ -2,6 +2,7 @@ package mount_test
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -174,4 +175,62 @@ func TestTemporaryDatabaseInsideTheTenant(t *testing.T) {
 		}
 	}
 	m.stop(t)
+}
+
+// A program that copies another file over a database that is in use writes past
+// its log, as SQLite's superlock tests do.
+func TestOverwrittenWhileTheLogIsInUse(t *testing.T) {
+	for _, passthrough := range []bool{true, false} {
+		dir := t.TempDir()
+		b := openBucket(t, dir)
+		m := boot(t, dir, b, volume.Options{}, passthrough)
+		home := m.MakeTenant(t, "acme")
+		db := filepath.Join(home, "main.sqlite3")
+		mounttest.SQL(t, db, "pragma journal_mode=wal; create table t(a); insert into t values('old');")
+		other := filepath.Join(dir, "other.sqlite3")
+		mounttest.SQL(t, other, "pragma journal_mode=wal; create table t(a); insert into t values('new');")
+		content, err := os.ReadFile(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := connect(t, db)
+		s.exec("select a from t;") // opens the log
+		if err := os.WriteFile(db, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s.leave()
+		m.stop(t)
+		if got := state(t, b, "acme", "main.sqlite3", "select a from t"); got != "ok\nnew" {
+			t.Errorf("passthrough %v: the bucket holds %q", passthrough, got)
+		}
+	}
+}
+
+// A log that does not belong to its database can be removed, as any file.
+func TestLogOfAnotherPageSize(t *testing.T) {
+	for _, passthrough := range []bool{true, false} {
+		dir := t.TempDir()
+		b := openBucket(t, dir)
+		m := boot(t, dir, b, volume.Options{}, passthrough)
+		home := m.MakeTenant(t, "acme")
+		db, other := filepath.Join(home, "main.sqlite3"), filepath.Join(dir, "other.sqlite3")
+		s := connect(t, other)
+		s.exec("pragma page_size=512; pragma journal_mode=wal; create table t(a);")
+		log, err := os.ReadFile(other + "-wal")
+		if err != nil || len(log) == 0 {
+			t.Fatalf("a log of %d bytes, %v", len(log), err)
+		}
+		mounttest.SQL(t, db, "create table t(a); insert into t values(1);")
+		if err := os.WriteFile(db+"-wal", log, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(db + "-wal"); err != nil {
+			t.Errorf("passthrough %v: %v", passthrough, err)
+		}
+		mounttest.SQL(t, db, "insert into t values(2);")
+		m.stop(t)
+		if got := state(t, b, "acme", "main.sqlite3", "select group_concat(a) from t"); got != "ok\n1,2" {
+			t.Errorf("passthrough %v: the bucket holds %q", passthrough, got)
+		}
+	}
 }

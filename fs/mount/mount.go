@@ -71,7 +71,8 @@ func Mount(ctx context.Context, dir string, v *volume.Volume, opts Options) (*Mo
 	top := &root{ops: ops}
 	absent := absentTimeout
 	raw := fs.NewNodeFS(top, &fs.Options{NullPermissions: true, FirstAutomaticIno: 1 << 62, NegativeTimeout: &absent})
-	server, err := fuse.NewServer(counting{raw, ops}, dir, &fuse.MountOptions{
+	inTurn := &turns{RawFileSystem: raw, nodes: make(map[uint64]*turn)}
+	server, err := fuse.NewServer(counting{inTurn, ops}, dir, &fuse.MountOptions{
 		FsName:                   opts.Name,
 		Name:                     strings.TrimPrefix(Type, "fuse."),
 		AllowOther:               true,

@@ -14,13 +14,14 @@ import (
 	atctenant "atc/fs/tenant"
 )
 
-// LitestreamRestore restores a tenant's only database of that file name from a
-// store with nothing but litestream, and returns the path of the copy.
+// LitestreamRestore restores a tenant's database of that path, or its only one of
+// that file name, from a store with nothing but litestream, and returns the path
+// of the copy.
 func LitestreamRestore(t testing.TB, store, tenant, name string) string {
 	t.Helper()
 	folder := ""
 	for path, d := range databases(t, store, tenant) {
-		if filepath.Base(path) == name {
+		if path == name || filepath.Base(path) == name && folder == "" {
 			folder = atctenant.DatabaseFolder(tenant, d.Folder)
 		}
 	}
