@@ -9,8 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"atc/cmd/atc/config"
 	"atc/fs/errors"
 	"atc/fs/tenant"
+	"atc/fs/tenant/tenantid"
 )
 
 // This file defines `atc mount`: the filesystem alone, around one command or
@@ -38,6 +40,8 @@ func mountCommand() *cobra.Command {
 		o           filesystemOptions
 		passthrough string
 		durability  string
+		ofTenants   map[string]string
+		spoolLimit  string
 		level       string
 		format      string
 	)
@@ -66,6 +70,12 @@ and exits with its status. Without one it mounts until it is interrupted.`,
 			if o.Volume.Commit, err = parseDurability(durability); err != nil {
 				return err
 			}
+			if o.Volume.CommitOf, err = parseDurabilities(ofTenants); err != nil {
+				return err
+			}
+			if o.Volume.SpoolLimit, err = parseSpoolLimit(spoolLimit); err != nil {
+				return err
+			}
 			o.Mountpoint = args[0]
 			if !mayMount() && len(args) > 1 {
 				return reenter(cmd.Context())
@@ -79,6 +89,8 @@ and exits with its status. Without one it mounts until it is interrupted.`,
 	f.DurationVar(&o.Volume.ShipInterval, "ship-interval", time.Second, "how long a commit may wait for the bucket")
 	f.DurationVar(&o.Volume.HydrateAfter, "hydrate-after", 2*time.Second, "when the rest of an opened database is fetched; negative for never")
 	f.StringVar(&durability, "durability", "async", "async, or commit to make every commit wait until the bucket has it")
+	f.StringToStringVar(&ofTenants, "tenant-durability", nil, "what is otherwise for single tenants, as in acme=commit,other=async")
+	f.StringVar(&spoolLimit, "spool-limit", config.Default().SpoolLimit.String(), "what may wait for the bucket of each database before its writers wait, or none")
 	f.DurationVar(&o.Volume.ReleaseAfter, "release-after", time.Minute, "how long a tenant of which nothing is open is kept from other machines")
 	f.DurationVar(&o.Volume.Heartbeat, "heartbeat", tenant.DefaultHeartbeat, "how often this machine says that it is alive, while it owns tenants")
 	f.DurationVar(&o.Volume.Lease, "lease", tenant.DefaultLease, "after how long without a heartbeat others take its tenants")
@@ -115,6 +127,28 @@ func parseDurability(s string) (commit bool, err error) {
 		return true, nil
 	}
 	return false, errors.E("durability", s, errors.Invalid, fmt.Errorf("use async or commit"))
+}
+
+func parseDurabilities(of map[string]string) (map[string]bool, error) {
+	commits := make(map[string]bool, len(of))
+	for id, durability := range of {
+		if err := tenantid.Check(id); err != nil {
+			return nil, err
+		}
+		var err error
+		if commits[id], err = parseDurability(durability); err != nil {
+			return nil, err
+		}
+	}
+	return commits, nil
+}
+
+func parseSpoolLimit(s string) (int64, error) {
+	var limit config.Size
+	if err := limit.UnmarshalText([]byte(s)); err != nil || limit < 0 {
+		return 0, errors.E("spool limit", s, errors.Invalid, fmt.Errorf(`write a size such as "256MiB", or none`))
+	}
+	return int64(limit), nil
 }
 
 func mountAndRun(parent context.Context, o filesystemOptions, command []string) (err error) {

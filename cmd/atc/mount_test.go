@@ -88,6 +88,9 @@ func TestMountRefuses(t *testing.T) {
 		{"usage", []string{"mount"}},
 		{"usage", []string{"mount", dir, "command-without-dashes"}},
 		{"ftp", []string{"mount", "--store", "ftp://x", dir}},
+		{"use async or commit", []string{"mount", "--store", "file://" + dir, "--tenant-durability", "acme=sometimes", dir}},
+		{"check tenant ID", []string{"mount", "--store", "file://" + dir, "--tenant-durability", "Acme=commit", dir}},
+		{"spool limit", []string{"mount", "--store", "file://" + dir, "--spool-limit", "1", dir}},
 		{"use auto or off", []string{"mount", "--store", "file://" + dir, "--passthrough", "sometimes", dir}},
 	} {
 		cmd := exec.Command(atcPath(t), c.args...)

@@ -91,7 +91,8 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 		Store: c.Store, Mountpoint: c.Mount, Passthrough: c.Passthrough != "off", Instances: processes,
 		Volume: volume.Options{
 			Cache: c.Cache, Logger: logger, Machine: c.Machine, Region: c.Region,
-			ShipInterval: c.ShipInterval, HydrateAfter: c.HydrateAfter, Commit: c.Durability == "commit",
+			ShipInterval: c.ShipInterval, HydrateAfter: c.HydrateAfter,
+			Commit: c.Durability == "commit", CommitOf: commitOf(c.Tenants), SpoolLimit: int64(c.SpoolLimit),
 			Heartbeat: c.Heartbeat, Lease: c.Lease, ReleaseAfter: c.ReleaseAfter, CacheLimit: int64(c.CacheLimit), Policy: &kept,
 		},
 	})
@@ -146,6 +147,16 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 	}
 	logger.Info("serving", "listen", listener.Addr().String(), "mountpoint", fs.opts.Mountpoint, "store", fs.volume.Stat("").Store, "machine", fs.volume.Machine())
 	return p.Serve(ctx, listener)
+}
+
+// commitOf is for which tenants durability is "commit", of those that have a table
+// of their own.
+func commitOf(tenants map[string]config.Tenant) map[string]bool {
+	of := make(map[string]bool, len(tenants))
+	for id, t := range tenants {
+		of[id] = t.Durability == "commit"
+	}
+	return of
 }
 
 // loadPolicy loads a built-in resolver, or a module from a file.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"atc/fs/bucket"
+	"atc/fs/database"
 	"atc/fs/errors"
 	"atc/fs/volume"
 	"atc/proxy/control"
@@ -87,8 +88,15 @@ func databaseStat(d volume.DatabaseStat) control.DatabaseStat {
 		PendingPages: d.PendingPages, PendingBytes: d.PendingBytes, PendingSince: d.PendingSince,
 		Faults: d.Faults, FaultP50: milliseconds(d.FaultP50), FaultP99: milliseconds(d.FaultP99),
 		FaultedBytes: d.FetchedBytes, CorruptPages: d.CorruptPages, Cold: cold,
-		Degraded: d.Degraded, Bucket: bucketStat(d.Bucket),
+		Waiting: waiting(d.Waits), Degraded: d.Degraded, Bucket: bucketStat(d.Bucket),
 	}
+}
+
+func waiting(waits []database.Wait) (s []control.WaitStat) {
+	for _, w := range waits {
+		s = append(s, control.WaitStat{Writers: w.Writers, Since: w.Since, Why: w.Why})
+	}
+	return s
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

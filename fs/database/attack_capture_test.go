@@ -119,7 +119,7 @@ func TestRewoundLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	copyDatabase(t, died, path)
-	if err := db.WALSync(); err != nil {
+	if err := db.WALSync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	over, err := os.ReadFile(next + "-wal")
@@ -134,7 +134,7 @@ func TestRewoundLog(t *testing.T) {
 	if _, err := f.WriteAt(over, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.WALSync(); err != nil {
+	if err := db.WALSync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Flush(t.Context()); err != nil {

@@ -1,6 +1,7 @@
 package database
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -17,25 +18,45 @@ import (
 // WALSync captures inside a sync of the "-wal", before it returns. A checkpoint
 // in synchronous=NORMAL or FULL syncs the log before it copies anything into
 // the database, and a log restarts only after a checkpoint has copied every
-// frame: so no frame that was taken here can be lost to a restart.
-func (db *DB) WALSync() error {
+// frame: so no frame that was taken here can be lost to a restart. Where the spool
+// has no room for them it waits. The log grows no further meanwhile: the kernel
+// writes nothing to a file that is being synced (fs/fuse/file.c, fuse_fsync).
+func (db *DB) WALSync(ctx context.Context) error {
+	ctx, cancel := db.commitLimit(ctx)
+	defer cancel()
+	for {
+		left, err := db.syncWAL()
+		if err != nil {
+			return db.captureError("sync of the log", err)
+		}
+		if !left {
+			return nil
+		}
+		if err := db.awaitRoom(ctx); err != nil {
+			return db.captureError("sync of the log", err)
+		}
+	}
+}
+
+// syncWAL takes what there is room for, and reports whether that was not all.
+func (db *DB) syncWAL() (left bool, err error) {
 	db.capture.Lock()
 	defer db.capture.Unlock()
-	if err := db.captureWAL(); err != nil {
-		return db.captureError("sync of the log", err)
+	left, err = db.captureWAL(db.room())
+	if err == nil && !left {
+		db.wal.synced = db.wal.frame
 	}
-	db.wal.synced = db.wal.frame
-	return nil
+	return left, err
 }
 
 // WALCut captures before a "-wal" is truncated. Whoever does that has the log to
 // itself.
-func (db *DB) WALCut() error { return db.WALSync() }
+func (db *DB) WALCut(ctx context.Context) error { return db.WALSync(ctx) }
 
 // WALEnd captures before a "-wal" is removed, which only the last connection
 // does. The next log begins with salts that have nothing to do with it.
-func (db *DB) WALEnd() error {
-	if err := db.WALSync(); err != nil {
+func (db *DB) WALEnd(ctx context.Context) error {
+	if err := db.WALSync(ctx); err != nil {
 		return err
 	}
 	db.capture.Lock()
@@ -51,23 +72,39 @@ func (db *DB) WALEnd() error {
 // that is SQLite's commit point, and the writer holds its exclusive lock, so
 // that the file stands still. A rollback ends its journal in the same way and
 // leaves pages as they were, which is harmless.
-func (db *DB) JournalEnd() error {
-	if err := db.captureJournal(); err != nil {
-		return db.captureError("end of the journal", err)
-	}
-	return db.confirmed()
+func (db *DB) JournalEnd(ctx context.Context) error {
+	return db.commitJournal(ctx, "end of the journal")
 }
 
-func (db *DB) captureJournal() error {
-	db.capture.Lock()
-	defer db.capture.Unlock()
-	return db.captureRollback()
+// commitJournal takes what was written since the last time, once the spool has
+// room, and with durability = "commit" waits for the bucket.
+func (db *DB) commitJournal(ctx context.Context, when string) error {
+	ctx, cancel := db.commitLimit(ctx)
+	defer cancel()
+	if err := db.captureJournal(ctx); err != nil {
+		return db.captureError(when, err)
+	}
+	return db.confirmed(ctx)
+}
+
+func (db *DB) captureJournal(ctx context.Context) error {
+	for {
+		db.capture.Lock()
+		if db.room() > 0 || db.compare == "" && !db.hasDirty() {
+			defer db.capture.Unlock()
+			return db.captureRollback(ctx)
+		}
+		db.capture.Unlock()
+		if err := db.awaitRoom(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // Sync captures inside a sync of the database itself where no journal is in
 // force: with journal_mode OFF or MEMORY it is the last thing of a commit. In
 // WAL mode it ends a checkpoint and has nothing to take.
-func (db *DB) Sync() error {
+func (db *DB) Sync(ctx context.Context) error {
 	db.syncedAt.Store(db.modified())
 	was := db.walMode.Load()
 	if h, ok := db.readHeader(); !ok || was && h.WAL || db.journalActive() {
@@ -76,15 +113,13 @@ func (db *DB) Sync() error {
 	if !db.direct.Load() && !db.hasDirty() {
 		return nil
 	}
-	if err := db.captureJournal(); err != nil {
-		return db.captureError("sync of the database", err)
-	}
-	return db.confirmed()
+	return db.commitJournal(ctx, "sync of the database")
 }
 
 // Idle captures when the last handle on the database and its sidecars was
 // closed: nobody can be in the middle of anything, unless a journal was left
-// for SQLite to roll back.
+// for SQLite to roll back. Nobody is there who could wait, so that it takes all,
+// whether the spool has room or not.
 func (db *DB) Idle() error {
 	db.gate.Lock()
 	defer db.gate.Unlock()
@@ -98,13 +133,13 @@ func (db *DB) Idle() error {
 func (db *DB) captureUnused() error {
 	db.capture.Lock()
 	defer db.capture.Unlock()
-	err := db.captureWAL()
+	_, err := db.captureWAL(noLimit)
 	db.wal.synced = db.wal.frame
 	if len(db.wal.redo) > 0 && db.compare == "" {
 		db.compare = takenBack
 	}
 	if err == nil && !db.journalActive() && (db.compare != "" || db.hasDirty() || db.leftWALUnseen()) {
-		err = db.captureRollback()
+		err = db.captureRollback(context.Background())
 	}
 	if err != nil {
 		return db.captureError("close", err)
@@ -113,11 +148,12 @@ func (db *DB) captureUnused() error {
 }
 
 // Tick captures what was committed to the log since the last time. It is called
-// once per ship interval while the database is in use.
+// once per ship interval while the database is in use. What the spool has no room
+// for stays in the log.
 func (db *DB) Tick() error {
 	db.capture.Lock()
 	defer db.capture.Unlock()
-	if err := db.captureWAL(); err != nil {
+	if _, err := db.captureWAL(db.room()); err != nil {
 		return db.captureError("tick", err)
 	}
 	return nil
@@ -163,7 +199,7 @@ func (db *DB) takeDirty() map[uint32]struct{} {
 // takes from its free list is overwritten without having been journaled. It
 // compares the whole file instead where the writes were not seen: at the first
 // capture, after an unclean end, or when the kernel passed them through.
-func (db *DB) captureRollback() error {
+func (db *DB) captureRollback(ctx context.Context) error {
 	h, ok := db.readHeader()
 	if !ok {
 		db.compare = ""
@@ -178,7 +214,7 @@ func (db *DB) captureRollback() error {
 		db.compare = "page size changed"
 	}
 	if db.compare != "" {
-		err := db.captureCompare(db.written)
+		err := db.captureCompare(ctx, db.written)
 		if errors.Retryable(err) {
 			return nil // the bucket is away: the application goes on, and db.compare stands
 		}
@@ -206,6 +242,7 @@ func (db *DB) spoolFilePages(pages map[uint32]struct{}, pageSize int) error {
 	if err != nil {
 		return err
 	}
+	defer db.spool.discard() // what an error has left
 	taken := make(map[uint32]int64, len(pages))
 	data := make([]byte, pageSize)
 	lock := journal.LockPage(pageSize)

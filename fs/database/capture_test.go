@@ -175,7 +175,7 @@ func TestClaimedSizes(t *testing.T) {
 	if err := db.Truncate(t.Context(), 1<<43); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.JournalEnd(); !errors.Is(errors.Corrupt, err) {
+	if err := db.JournalEnd(t.Context()); !errors.Is(errors.Corrupt, err) {
 		t.Errorf("a file of 8 TiB without content: %v", err)
 	}
 	db.spool.commit(map[uint32]int64{1: 0}, 1<<31)

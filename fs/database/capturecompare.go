@@ -23,13 +23,13 @@ const compareTimeout = 2 * time.Minute
 // missing locally cannot differ. DB.capture is held, and nobody may be able to
 // write: the caller says why at the moment it chose. What the committed state is
 // depends on that moment too, so the caller brings the view.
-func (db *DB) captureCompare(committed func(journal.Header) (*view, uint32, error)) error {
+func (db *DB) captureCompare(ctx context.Context, committed func(journal.Header) (*view, uint32, error)) error {
 	h, ok := db.readHeader()
 	if !ok {
 		db.compare = ""
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), compareTimeout)
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
 	if err := db.index.LoadAll(ctx); err != nil {
 		return fmt.Errorf("compare with the bucket: %w", err)
@@ -38,6 +38,7 @@ func (db *DB) captureCompare(committed func(journal.Header) (*view, uint32, erro
 	if err != nil {
 		return err
 	}
+	defer func() { db.spool.discard() }() // the view, and what an error has left
 	dirty := db.takeDirty()
 	view, size, err := committed(h)
 	if err != nil {
@@ -220,19 +221,16 @@ func (db *DB) committedLog(h journal.Header) (*view, uint32, error) {
 		if !ok {
 			break
 		}
-		off, err := db.spool.write(fr.Data)
-		if err != nil {
+		if err := db.spool.replace(open, fr.Page, fr.Data); err != nil {
 			return v, 0, err
 		}
-		open[fr.Page] = off
 		if fr.Commit == 0 {
 			continue
 		}
-		for page, off := range open {
-			v.at[page] = off
+		for page := range open {
 			pos.pages[page] = struct{}{}
 		}
-		clear(open)
+		db.spool.merge(v.at, open)
 		pos.start, pos.startSum = pos.frame, pos.sum
 		size, pos.frame, pos.sum, pos.synced = fr.Commit, fr.Number, fr.Sum, fr.Number
 	}

@@ -33,52 +33,70 @@ type walPosition struct {
 }
 
 // captureWAL takes the transactions that were committed to the log since the
-// last time. DB.capture is held.
-func (db *DB) captureWAL() error {
+// last time: as many as there is room for, in bytes of pages, and the one with
+// which it ends. It reports whether it left any. DB.capture is held.
+func (db *DB) captureWAL(room int64) (left bool, err error) {
 	f, err := db.openSidecar(journal.WAL)
 	if f == nil || err != nil {
-		return err
+		return false, err
 	}
 	defer f.Close()
 	var b [journal.WALHeaderSize]byte
 	if n, _ := f.ReadAt(b[:], 0); n < len(b) {
-		return nil
+		return false, nil
 	}
 	h, ok := journal.ParseWALHeader(b[:])
 	if !ok {
-		return nil
+		return false, nil
 	}
 	if !db.spool.empty() && db.pageSize != 0 && h.PageSize != db.pageSize {
-		return fmt.Errorf("log has pages of %d bytes, database of %d", h.PageSize, db.pageSize)
+		return false, fmt.Errorf("log has pages of %d bytes, database of %d", h.PageSize, db.pageSize)
 	}
 	limit, limited := db.committedFrames(h)
 	if limited && db.wal.known && h.Salt == db.wal.salt && limit <= db.wal.frame {
-		return nil
+		return false, nil
 	}
 	err = db.followWAL(f, h)
 	if err != nil || db.compare != "" {
 		// What the log holds now belongs on top of pages that were not
 		// captured: shipping it alone would make a state that never existed.
-		return err
+		return false, err
 	}
 	if db.index.TXID() == 0 && db.spool.empty() && db.flying == nil {
 		db.compare = firstCapture
-		return nil
+		return false, nil
 	}
-	kept := db.spool.size
+	if room <= 0 {
+		return db.commitFollows(f, h)
+	}
+	defer db.spool.discard() // a full disk is not filled further by trying again
 	var taken takenFrames
 	if limited {
-		taken, err = db.takePublished(f, h, limit)
+		taken, err = db.takePublished(f, h, limit, room)
 	} else {
-		taken, err = db.takeChecked(f, h)
-	}
-	if err != nil {
-		db.spool.size = kept // a full disk is not filled further by trying again
+		taken, err = db.takeChecked(f, h, room)
 	}
 	if err != nil || taken.size == 0 {
-		return err
+		return false, err
 	}
-	return db.commitFrames(h, taken, limited)
+	if err := db.commitFrames(h, taken, limited); err != nil || !taken.left {
+		return false, err
+	}
+	return db.commitFollows(f, h)
+}
+
+// commitFollows reports whether the log has a commit behind the last one taken.
+func (db *DB) commitFollows(f *os.File, h journal.WALHeader) (bool, error) {
+	r := journal.NewWALReader(f, h, db.wal.frame, db.wal.sum)
+	for {
+		fr, ok, err := r.Next()
+		if err != nil {
+			return false, fmt.Errorf("read log: %w", err)
+		}
+		if !ok || fr.Commit != 0 {
+			return ok, nil
+		}
+	}
 }
 
 // takenFrames are the transactions that one look at the log took into the spool.
@@ -88,12 +106,13 @@ type takenFrames struct {
 	last  journal.Frame    // the frame that ends the last of them; without its page
 	start uint32           // the frame before the last of them, as in walPosition
 	sum   journal.Checksum // of that
+	left  bool             // there may be more, for which there was no room
 }
 
 // takePublished takes what the log's index says is committed. Those frames are
 // whole, so only the newest version of each page is read: a log of a thousand
 // one-row commits holds a few dozen.
-func (db *DB) takePublished(f *os.File, h journal.WALHeader, limit uint32) (t takenFrames, err error) {
+func (db *DB) takePublished(f *os.File, h journal.WALHeader, limit uint32, room int64) (t takenFrames, err error) {
 	newest := make(map[uint32]uint32) // page → frame
 	for n := db.wal.frame + 1; n <= limit; n++ {
 		fr, ok, err := journal.ReadFrameHeader(f, h, n)
@@ -104,11 +123,14 @@ func (db *DB) takePublished(f *os.File, h journal.WALHeader, limit uint32) (t ta
 			return takenFrames{}, nil // restarted this moment; the next look sees it
 		}
 		newest[fr.Page], t.last = n, fr
+		if fr.Commit != 0 && int64(len(newest))*int64(h.PageSize) >= room {
+			t.left = true
+			break
+		}
 	}
 	if t.last.Commit == 0 {
 		return takenFrames{}, nil
 	}
-	kept := db.spool.size
 	t.pages = make(map[uint32]int64, len(newest))
 	data := make([]byte, h.PageSize)
 	for page, n := range newest {
@@ -125,7 +147,6 @@ func (db *DB) takePublished(f *os.File, h journal.WALHeader, limit uint32) (t ta
 		return t, fmt.Errorf("read log: %w", err)
 	}
 	if now, ok := journal.ParseWALHeader(b[:]); !ok || now.Salt != h.Salt {
-		db.spool.size = kept
 		return takenFrames{}, nil
 	}
 	t.size = t.last.Commit
@@ -134,12 +155,11 @@ func (db *DB) takePublished(f *os.File, h journal.WALHeader, limit uint32) (t ta
 
 // takeChecked takes whatever transactions follow in the log by salts and
 // checksums, where its index cannot be asked.
-func (db *DB) takeChecked(f *os.File, h journal.WALHeader) (t takenFrames, err error) {
+func (db *DB) takeChecked(f *os.File, h journal.WALHeader, room int64) (t takenFrames, err error) {
 	r := journal.NewWALReader(f, h, db.wal.frame, db.wal.sum)
 	t.pages = make(map[uint32]int64)
 	open := make(map[uint32]int64) // pages of the transaction that is being read
 	begin, beginSum := db.wal.frame, db.wal.sum
-	kept := db.spool.size // what lies behind belongs to a transaction that is not committed
 	for {
 		fr, ok, err := r.Next()
 		if err != nil {
@@ -148,21 +168,20 @@ func (db *DB) takeChecked(f *os.File, h journal.WALHeader) (t takenFrames, err e
 		if !ok {
 			break
 		}
-		if open[fr.Page], err = db.spool.write(fr.Data); err != nil {
+		if err := db.spool.replace(open, fr.Page, fr.Data); err != nil {
 			return t, err
 		}
 		if fr.Commit == 0 {
 			continue
 		}
-		for page, off := range open {
-			t.pages[page] = off
-		}
-		clear(open)
-		kept = db.spool.size
+		db.spool.merge(t.pages, open)
 		t.size, t.last, t.start, t.sum = fr.Commit, fr, begin, beginSum
 		begin, beginSum = fr.Number, fr.Sum
+		if int64(len(t.pages))*int64(h.PageSize) >= room {
+			t.left = true
+			break
+		}
 	}
-	db.spool.size = kept
 	return t, nil
 }
 

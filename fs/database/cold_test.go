@@ -433,7 +433,7 @@ func TestCommitTimesNeverGoBack(t *testing.T) {
 		if _, err := db.WriteAt(t.Context(), s.file[:4096], 0); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.JournalEnd(); err != nil {
+		if err := db.JournalEnd(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if err := db.Flush(t.Context()); err != nil {

@@ -25,48 +25,71 @@ import (
 // commitPause is between two attempts to ship what a commit waits for.
 const commitPause = 200 * time.Millisecond
 
+// commitLimit bounds how long a commit may take that waits for the bucket: not
+// much longer than FaultTimeout, whatever it waits for. A signal to the writer
+// does not end it: SQLite would take that for a broken disk.
+func (db *DB) commitLimit(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx = context.WithoutCancel(ctx)
+	if !db.opts.Commit {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, db.opts.FaultTimeout)
+}
+
 // LogWritten is called after a write to the "-wal" at which length bytes
 // arrived at off. When that completes a commit it waits for the bucket.
-func (db *DB) LogWritten(off, length int64) error {
+func (db *DB) LogWritten(ctx context.Context, off, length int64) error {
 	if !db.opts.Commit {
 		return nil
 	}
-	began, err := db.captureCommit(off + length)
+	ctx, cancel := db.commitLimit(ctx)
+	defer cancel()
+	c, err := db.commitAt(off + length)
 	if err != nil {
 		return db.captureError("commit to the log", err)
 	}
-	if began == 0 {
+	if c == nil {
 		return nil
 	}
-	if err := db.confirm(); err != nil {
+	ok, err := db.captureCommit(ctx, c)
+	if err != nil {
+		err = db.captureError("commit to the log", err)
+	} else if ok {
+		err = db.confirm(ctx)
+	}
+	if err != nil {
 		// SQLite overwrites these frames, but should it be killed first, its
 		// recovery must not find them.
-		return errors.E("commit", db.opts.Name, errors.Other, stderrors.Join(err, db.voidFrame(began)))
+		return errors.E("commit", db.opts.Name, errors.Other, stderrors.Join(err, db.voidFrame(c.offset)))
 	}
 	return nil
 }
 
-// captureCommit takes the transaction whose commit frame became whole by a write
-// that ended at the given offset of the log, and returns where that frame
-// begins; 0 where none did. SQLite writes a frame's header and then its page;
-// where a transaction has spilled into the log and changed the same pages again,
-// it writes the headers anew in the end (wal.c, walRewriteChecksums), and the
-// last of them is what commits.
-func (db *DB) captureCommit(end int64) (frame int64, err error) {
-	db.capture.Lock()
-	defer db.capture.Unlock()
+// logCommit is a commit frame that is whole.
+type logCommit struct {
+	frame  uint32
+	offset int64
+	again  bool // its header was written once more, and nothing else
+}
+
+// commitAt finds the commit frame that became whole by a write that ended at the
+// given offset of the log; nil where none did. SQLite writes a frame's header
+// and then its page; where a transaction has spilled into the log and changed
+// the same pages again, it writes the headers anew in the end (wal.c,
+// walRewriteChecksums), and the last of them is what commits.
+func (db *DB) commitAt(end int64) (*logCommit, error) {
 	f, err := db.openSidecar(journal.WAL)
 	if f == nil || err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer f.Close()
 	var b [journal.WALHeaderSize]byte
 	if n, _ := f.ReadAt(b[:], 0); n < len(b) {
-		return 0, nil
+		return nil, nil
 	}
 	h, ok := journal.ParseWALHeader(b[:])
 	if !ok || end <= journal.WALHeaderSize {
-		return 0, nil
+		return nil, nil
 	}
 	n := uint32((end - journal.WALHeaderSize) / int64(h.PageSize+journal.FrameHeaderSize))
 	again := h.FrameOffset(n+1)+journal.FrameHeaderSize == end
@@ -74,41 +97,58 @@ func (db *DB) captureCommit(end int64) (frame int64, err error) {
 	case again:
 		n++
 	case n == 0 || h.FrameOffset(n+1) != end:
-		return 0, nil
+		return nil, nil
 	}
 	var header [journal.FrameHeaderSize]byte
 	if _, err := f.ReadAt(header[:], h.FrameOffset(n)); err != nil {
-		return 0, fmt.Errorf("read log: %w", err)
+		return nil, fmt.Errorf("read log: %w", err)
 	}
 	if header == ([journal.FrameHeaderSize]byte{}) {
 		// The header came before, so this is the rest of a write that failed:
 		// the kernel had split it.
-		return 0, errors.E("commit", db.opts.Name, errors.Unavailable, fmt.Errorf("it was taken back"))
+		return nil, errors.E("commit", db.opts.Name, errors.Unavailable, fmt.Errorf("it was taken back"))
 	}
 	fr, ok, err := journal.ReadFrameHeader(f, h, n)
 	if err != nil || !ok || fr.Commit == 0 {
-		return 0, err
+		return nil, err
 	}
 	if again {
 		// The first time round its page is still to come.
 		if info, err := f.Stat(); err != nil || info.Size() < h.FrameOffset(n+1) {
-			return 0, err
+			return nil, err
 		}
 	}
-	if err := db.captureWAL(); err != nil {
-		return 0, err
+	return &logCommit{frame: n, offset: h.FrameOffset(n), again: again}, nil
+}
+
+// captureCommit takes the transaction that ends with c. It reports false where
+// that does not commit yet.
+func (db *DB) captureCommit(ctx context.Context, c *logCommit) (bool, error) {
+	for {
+		db.capture.Lock()
+		if db.room() > 0 {
+			break
+		}
+		db.capture.Unlock()
+		if err := db.awaitRoom(ctx); err != nil {
+			return false, err
+		}
 	}
-	if again && db.compare == "" && db.wal.frame < n {
-		return 0, nil // the page that is there is of an earlier generation of the log
+	defer db.capture.Unlock()
+	if _, err := db.captureWAL(noLimit); err != nil {
+		return false, err
+	}
+	if c.again && db.compare == "" && db.wal.frame < c.frame {
+		return false, nil // the page that is there is of an earlier generation of the log
 	}
 	if db.compare != "" {
 		// The writer waits here and holds SQLite's lock for writing. What a
 		// checkpoint copies meanwhile are pages that the log has, too.
-		if err := db.captureCompare(db.written); err != nil {
-			return 0, err
+		if err := db.captureCompare(ctx, db.written); err != nil {
+			return false, err
 		}
 	}
-	return h.FrameOffset(n), nil
+	return true, nil
 }
 
 // voidFrame makes a frame of the log one that SQLite's recovery stops at.
@@ -126,7 +166,7 @@ func (db *DB) voidFrame(at int64) error {
 
 // confirmed ends a capture at a commit point: with durability = "commit" it
 // waits for the bucket.
-func (db *DB) confirmed() error {
+func (db *DB) confirmed(ctx context.Context) error {
 	if !db.opts.Commit {
 		return nil
 	}
@@ -136,16 +176,19 @@ func (db *DB) confirmed() error {
 	if compare != "" {
 		return errors.E("commit", db.opts.Name, errors.Unavailable, fmt.Errorf("not captured yet: %s", compare))
 	}
-	if err := db.confirm(); err != nil {
+	if err := db.confirm(ctx); err != nil {
 		return errors.E("commit", db.opts.Name, errors.Other, err)
 	}
 	return nil
 }
 
-// confirm ships until nothing captured is left.
-func (db *DB) confirm() error {
-	ctx, cancel := context.WithTimeout(db.background, db.opts.FaultTimeout)
+// confirm ships until nothing captured is left. The context has the commit's
+// limit.
+func (db *DB) confirm(ctx context.Context) error {
+	defer db.waits.begin(forBucket, db.opts.Now())()
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer context.AfterFunc(db.background, cancel)()
 	for {
 		err := db.Flush(ctx)
 		if err == nil || !errors.Retryable(err) {

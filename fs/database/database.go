@@ -14,6 +14,7 @@ import (
 	"atc/fs/errors"
 	"atc/fs/history"
 	"atc/fs/journal"
+	"atc/fs/turn"
 )
 
 // Options say which database is opened and from what. They are not changed
@@ -48,6 +49,13 @@ type Options struct {
 	// Commit makes a commit wait for the bucket (durability = "commit"). The
 	// "-wal" must not be passed through then.
 	Commit bool
+	// SpoolLimit is how many bytes of pages may be captured and not confirmed by
+	// the bucket before writers wait; 0 for any number. One transaction may go
+	// beyond it.
+	SpoolLimit int64
+	// MayWait is asked now and then while a writer waits for room in the spool:
+	// the wait ends with its error. Nil for always.
+	MayWait func() error
 	// FaultTimeout bounds how long a read waits for missing pages, and a commit
 	// for the bucket; 30 s by default.
 	FaultTimeout time.Duration
@@ -92,15 +100,20 @@ type DB struct {
 	// gate keeps new users out while Idle looks at a database that nobody uses.
 	gate sync.RWMutex
 
-	// capture protects the spool and what of the journals is in it.
+	// capture protects the spool and what of the journals is in it. Nobody waits
+	// for the bucket to take pages while he holds it.
 	capture sync.Mutex
 	spool   *spool
 	flying  *spool // what a shipment that is under way was made of, closed; nil for none
 	wal     walPosition
-	compare string // why the whole file must be compared, if it must
+	compare string        // why the whole file must be compared, if it must
+	freed   chan struct{} // closed when the bucket has confirmed a shipment
 
-	shipping sync.Mutex // one shipment at a time, in order
-	inflight *shipment  // protected by shipping
+	shipping turn.Turn // one shipment at a time, in order
+	inflight *shipment // protected by shipping
+
+	waits    waits
+	draining atomic.Bool // a goroutine ships for those who wait for room
 
 	compacting atomic.Bool        // a compaction runs, which uses compacted
 	compacted  history.Compaction // the last one
@@ -120,7 +133,7 @@ func Open(ctx context.Context, opts Options) (_ *DB, err error) {
 		opts.FaultTimeout = 30 * time.Second
 	}
 	db := &DB{
-		opts: opts, path: opts.Path,
+		opts: opts, path: opts.Path, shipping: turn.New(), freed: make(chan struct{}),
 		dirty:    make(map[uint32]struct{}),
 		fetching: make(map[uint32]chan struct{}),
 	}
@@ -227,10 +240,11 @@ func (db *DB) resume() error {
 			return nil
 		}
 		_, _, err := db.committedLog(h) // what the log holds was shipped
+		db.spool.discard()
 		return err
 	}
 	db.compare = "the last run did not end cleanly"
-	err := db.captureCompare(db.recovered)
+	err := db.captureCompare(db.background, db.recovered)
 	if errors.Is(errors.Unsupported, err) {
 		return nil // SQLite recovers it; the end of its journal compares
 	}

@@ -18,5 +18,7 @@
 //
 // Limitations: a database in journal_mode OFF or MEMORY with synchronous=OFF is
 // captured when its last user closes it, and so is a WAL that restarted without
-// a sync; [Stat.Degraded] says so. The spool is not bounded yet.
+// a sync; [Stat.Degraded] says so. One
+// transaction, and what is found when the last user is gone, may go beyond the
+// spool's limit.
 package database

@@ -17,8 +17,10 @@ import (
 // this machine knew it, and do not fit behind what the next owner wrote: they are
 // for a person. The database is closed afterwards, with Abandon.
 func (db *DB) Salvage(ctx context.Context, put func(ctx context.Context, txid uint64, file io.ReadSeeker) error) error {
-	db.shipping.Lock()
-	defer db.shipping.Unlock()
+	if err := db.shipping.Take(ctx); err != nil {
+		return errors.E("keep unshipped pages", db.opts.Name, errors.Other, err)
+	}
+	defer db.shipping.Pass()
 	next := db.index.TXID() + 1
 	if s := db.inflight; s != nil {
 		if err := db.handOut(ctx, s, put); err != nil {

@@ -32,19 +32,31 @@ type shipment struct {
 // Fenced the database belongs to another machine, and the captured pages stay
 // where they are.
 func (db *DB) Ship(ctx context.Context) error {
-	db.shipping.Lock()
-	defer db.shipping.Unlock()
+	if err := db.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer db.shipping.Pass()
 	return db.ship(ctx)
 }
 
 // Flush ships until nothing captured is left.
 func (db *DB) Flush(ctx context.Context) error {
-	db.shipping.Lock()
-	defer db.shipping.Unlock()
+	if err := db.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer db.shipping.Pass()
 	for db.inflight != nil || db.pending() {
 		if err := db.ship(ctx); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// takeTurn waits until no other shipment of the database is under way.
+func (db *DB) takeTurn(ctx context.Context) error {
+	if err := db.shipping.Take(ctx); err != nil {
+		return errors.E("ship", db.opts.Name, errors.Other, fmt.Errorf("a shipment before it is still under way: %w", err))
 	}
 	return nil
 }
@@ -74,7 +86,14 @@ func (db *DB) pending() bool {
 	return !db.spool.empty()
 }
 
+// ship ships once, and remembers why that failed. DB.shipping is held.
 func (db *DB) ship(ctx context.Context) error {
+	err := db.shipNext(ctx)
+	db.waits.shipped(err)
+	return err
+}
+
+func (db *DB) shipNext(ctx context.Context) error {
 	if db.inflight == nil {
 		s, err := db.cut()
 		if s == nil || err != nil {
@@ -105,6 +124,8 @@ func (db *DB) ship(ctx context.Context) error {
 	db.inflight = nil
 	db.capture.Lock()
 	db.flying = nil
+	close(db.freed)
+	db.freed = make(chan struct{})
 	db.capture.Unlock()
 	db.stats.shipped(s, db.opts.Now())
 	return s.file.Close()
@@ -144,6 +165,12 @@ func (db *DB) putBack(old *spool) {
 	db.spool, db.flying = old, nil
 	if newer.empty() {
 		newer.close()
+		return
+	}
+	if newer.slot != old.slot {
+		// The page size has changed meanwhile, so that it has every page.
+		db.spool = newer
+		old.close()
 		return
 	}
 	moved := make(map[uint32]int64, len(newer.at))

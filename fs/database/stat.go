@@ -80,6 +80,7 @@ type Stat struct {
 	ExpiredFiles int64    // deleted since something compacted had replaced them for long enough
 	Cold         Cold     // how it was opened
 	Degraded     []string // why commits may be exposed for longer than the ship interval
+	Waits        []Wait   // writers that wait for the bucket, by what for
 }
 
 // Stat tells how the database stands.
@@ -91,6 +92,7 @@ func (db *DB) Stat() Stat {
 		ShipFailures: db.stats.shipFailures.Load(), Cold: db.cold.read(),
 		Compactions: db.stats.compactions.Load(), ExpiredFiles: db.stats.expiredFiles.Load(),
 	}
+	s.Waits = db.waits.list(db.opts.SpoolLimit)
 	s.FaultP50, s.FaultP99 = db.stats.percentiles()
 	if at := db.stats.shippedAt.Load(); at != 0 {
 		s.ShippedAt = time.Unix(0, at)

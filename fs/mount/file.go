@@ -71,7 +71,7 @@ func (h *handle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRes
 
 // Write writes.
 func (h *handle) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
-	n, err := h.WriteAt(context.WithoutCancel(ctx), data, off)
+	n, err := h.WriteAt(asking(ctx), data, off)
 	return uint32(n), errors.Errno(err)
 }
 
@@ -82,7 +82,7 @@ const fdatasync = 1
 
 // Fsync syncs.
 func (h *handle) Fsync(ctx context.Context, flags uint32) syscall.Errno {
-	return errors.Errno(h.Sync(context.WithoutCancel(ctx), flags&fdatasync != 0))
+	return errors.Errno(h.Sync(asking(ctx), flags&fdatasync != 0))
 }
 
 // Release ends the handle. Nobody hears its errors; the volume has logged them.

@@ -118,7 +118,7 @@ func (n *node) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAttrIn,
 
 func (n *node) truncate(ctx context.Context, f fs.FileHandle, size int64) error {
 	if h, ok := f.(*handle); ok {
-		return h.Truncate(ctx, size)
+		return h.Truncate(asking(ctx), size)
 	}
 	h, err := n.open(ctx, n.path(), syscall.O_RDWR, 0, n.StableAttr().Ino)
 	if err != nil {
@@ -263,7 +263,7 @@ func (d *folder) Create(ctx context.Context, name string, flags uint32, mode uin
 
 // Unlink removes a file.
 func (d *folder) Unlink(ctx context.Context, name string) syscall.Errno {
-	return errors.Errno(d.do(ctx, func(t *volume.Tenant) error { return t.Unlink(ctx, d.below(name)) }))
+	return errors.Errno(d.do(ctx, func(t *volume.Tenant) error { return t.Unlink(asking(ctx), d.below(name)) }))
 }
 
 // Rename moves within one tenant.
@@ -273,7 +273,7 @@ func (d *folder) Rename(ctx context.Context, name string, to fs.InodeEmbedder, n
 		return syscall.EXDEV
 	}
 	return errors.Errno(d.do(ctx, func(t *volume.Tenant) error {
-		return t.Rename(ctx, d.below(name), target.below(newName), flags)
+		return t.Rename(asking(ctx), d.below(name), target.below(newName), flags)
 	}))
 }
 

@@ -71,17 +71,21 @@ func Mount(ctx context.Context, dir string, v *volume.Volume, opts Options) (*Mo
 	top := &root{ops: ops}
 	absent := absentTimeout
 	raw := fs.NewNodeFS(top, &fs.Options{NullPermissions: true, FirstAutomaticIno: 1 << 62, NegativeTimeout: &absent})
-	server, err := fuse.NewServer(counting{raw, ops}, dir, &fuse.MountOptions{
-		FsName:                   opts.Name,
-		Name:                     strings.TrimPrefix(Type, "fuse."),
-		AllowOther:               true,
-		DirectMountStrict:        true,
-		ExplicitDataCacheControl: true,
-		DisableXAttrs:            true,
-		MaxStackDepth:            1,
-		MaxWrite:                 1 << 20,
-		EnableSymlinkCaching:     true,
-		Debug:                    opts.Debug,
+	var server *fuse.Server
+	err := withDevice(func() (err error) {
+		server, err = fuse.NewServer(counting{raw, ops}, dir, &fuse.MountOptions{
+			FsName:                   opts.Name,
+			Name:                     strings.TrimPrefix(Type, "fuse."),
+			AllowOther:               true,
+			DirectMountStrict:        true,
+			ExplicitDataCacheControl: true,
+			DisableXAttrs:            true,
+			MaxStackDepth:            1,
+			MaxWrite:                 1 << 20,
+			EnableSymlinkCaching:     true,
+			Debug:                    opts.Debug,
+		})
+		return err
 	})
 	if err != nil {
 		return nil, errors.E("mount", dir, errors.Unsupported, explain(err))
@@ -177,6 +181,7 @@ func (m *Mounted) Unmount(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 		m.logger.Warn("files are still open; detaching the mount", "mountpoint", m.dir)
+		m.ops.volume.EndWaits()
 		if err := unix.Unmount(m.dir, unix.MNT_DETACH); err != nil {
 			return errors.E("unmount", m.dir, errors.Other, err)
 		}
@@ -185,6 +190,7 @@ func (m *Mounted) Unmount(ctx context.Context) error {
 		}
 		break
 	}
+	m.ops.volume.EndWaits() // the server ends when all requests are answered
 	m.server.Wait()
 	return nil
 }
@@ -218,7 +224,11 @@ func abort(dev uint32) error {
 		return err
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
-	return os.WriteFile(filepath.Join(dir, name), []byte("1"), 0)
+	err = os.WriteFile(filepath.Join(dir, name), []byte("1"), 0)
+	if os.IsNotExist(err) {
+		return nil // the last file was closed meanwhile, and that ended it
+	}
+	return err
 }
 
 // Source returns the Name that the mount on dir was given, if atc mounted it.

@@ -190,7 +190,7 @@ func (f *File) prepare(ctx context.Context, flags int) error {
 func (f *File) mayBeDirect() bool {
 	switch f.role {
 	case journal.WAL:
-		return !f.t.v.opts.Commit // else its writes are commits that wait
+		return !f.t.commits() // else its writes are commits that wait
 	case journal.SHM:
 		return true
 	case journal.None:
@@ -242,13 +242,13 @@ func (h *Handle) WriteAt(ctx context.Context, b []byte, off int64) (int, error) 
 	case role == journal.None:
 		return db.WriteAt(ctx, b, off)
 	case role == journal.Rollback && off == 0 && f.endsJournal(b):
-		if err := db.JournalEnd(); err != nil {
+		if err := db.JournalEnd(ctx); err != nil {
 			return 0, err
 		}
 	}
 	n, err := f.os.WriteAt(b, off)
 	if err == nil && db != nil && role == journal.WAL {
-		return n, db.LogWritten(off, int64(n))
+		return n, db.LogWritten(ctx, off, int64(n))
 	}
 	if db == nil {
 		f.t.touch(f.inode) // again: what was stored since may have missed this write
@@ -347,9 +347,9 @@ func (h *Handle) Sync(ctx context.Context, dataOnly bool) error {
 	case db == nil:
 		return nil
 	case role == journal.WAL:
-		return db.WALSync()
+		return db.WALSync(ctx)
 	case role == journal.None:
-		return db.Sync()
+		return db.Sync(ctx)
 	}
 	return nil
 }
@@ -365,9 +365,9 @@ func (h *Handle) Truncate(ctx context.Context, size int64) error {
 	case role == journal.None:
 		return db.Truncate(ctx, size)
 	case role == journal.WAL:
-		err = db.WALCut()
+		err = db.WALCut(ctx)
 	case role == journal.Rollback && size < int64(journal.RollbackHeaderSize):
-		err = db.JournalEnd()
+		err = db.JournalEnd(ctx)
 	}
 	if err != nil {
 		return err

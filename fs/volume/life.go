@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	stderrors "errors"
+	"fmt"
 	"time"
 
 	"atc/fs/errors"
@@ -46,8 +47,10 @@ func (v *Volume) Take(ctx context.Context, id string) error {
 }
 
 // enter keeps the tenant from being released until leave is called. While it is
-// being released it waits for the end of that.
+// being released it waits for the end of that, as long as a read waits for the
+// bucket.
 func (t *Tenant) enter(ctx context.Context) (leave func(), err error) {
+	var late <-chan time.Time
 	for {
 		t.mu.Lock()
 		left := t.leaving
@@ -61,8 +64,16 @@ func (t *Tenant) enter(ctx context.Context) (leave func(), err error) {
 			return t.leave, nil
 		}
 		t.mu.Unlock()
+		if late == nil {
+			timer := time.NewTimer(t.v.opts.FaultTimeout)
+			defer timer.Stop()
+			late = timer.C
+		}
 		select {
 		case <-left:
+		case <-late:
+			return nil, errors.E("use tenant", t.id, errors.Unavailable,
+				fmt.Errorf("it is being released, and the bucket did not confirm that within %s", t.v.opts.FaultTimeout))
 		case <-ctx.Done():
 			return nil, errors.E("use tenant", t.id, errors.Other, ctx.Err())
 		}

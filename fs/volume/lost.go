@@ -77,15 +77,7 @@ func (v *Volume) renewed() {
 func (t *Tenant) resume() {
 	const pause = 500 * time.Millisecond
 	for {
-		t.recording.Lock()
-		t.mu.Lock()
-		held, lapses := t.held, t.lapses
-		t.mu.Unlock()
-		var err error
-		if held != nil {
-			err = t.v.registry.Mine(t.v.ctx, held)
-		}
-		t.recording.Unlock()
+		lapses, err := t.askRecord()
 		switch {
 		case err == nil:
 			t.mu.Lock()
@@ -105,6 +97,22 @@ func (t *Tenant) resume() {
 			return
 		}
 	}
+}
+
+// askRecord fails with Fenced where the record does not name us any more. Lapses
+// is the number of the lapse it was asked after.
+func (t *Tenant) askRecord() (lapses int, err error) {
+	if err := t.recording.Take(t.v.ctx); err != nil {
+		return 0, errors.E("read record", t.id, errors.Other, err)
+	}
+	defer t.recording.Pass()
+	t.mu.Lock()
+	held, lapses := t.held, t.lapses
+	t.mu.Unlock()
+	if held != nil {
+		err = t.v.registry.Mine(t.v.ctx, held)
+	}
+	return lapses, err
 }
 
 // fence notes that another machine has the tenant now. Nothing of it is opened

@@ -202,7 +202,7 @@ func (t *Tenant) change(ctx context.Context, do func() error) error {
 // beforeGone captures what a sidecar holds before it is removed or replaced.
 func (t *Tenant) beforeGone(ctx context.Context, path string) error {
 	if journal.MayBeSuperJournal(path) {
-		return t.beforeSuperGone(path)
+		return t.beforeSuperGone(ctx, path)
 	}
 	t.mu.Lock()
 	e, role := t.sidecarOf(path)
@@ -226,15 +226,15 @@ func (t *Tenant) beforeGone(ctx context.Context, path string) error {
 		}
 	}
 	if role == journal.WAL {
-		return db.WALEnd()
+		return db.WALEnd(ctx)
 	}
-	return db.JournalEnd()
+	return db.JournalEnd(ctx)
 }
 
 // beforeSuperGone captures the databases whose journals name a super-journal: its
 // removal is what commits all of them, and SQLite does not heed what fails when
 // it removes their own journals after that (vdbeaux.c, vdbeCommit).
-func (t *Tenant) beforeSuperGone(super string) error {
+func (t *Tenant) beforeSuperGone(ctx context.Context, super string) error {
 	var dbs []*database.DB
 	t.mu.Lock()
 	for _, e := range t.databases {
@@ -248,7 +248,7 @@ func (t *Tenant) beforeSuperGone(super string) error {
 		if name := db.SuperJournal(); name == "" || filepath.Base(name) != filepath.Base(super) {
 			continue
 		}
-		if err := db.JournalEnd(); err != nil {
+		if err := db.JournalEnd(ctx); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -255,8 +256,10 @@ func (t *Tenant) announce(ctx context.Context) error { return t.saveRecord(ctx, 
 // saveRecord writes the record if it does not say what is so, or if change asks
 // for more. A database that is there no more is noted as removed.
 func (t *Tenant) saveRecord(ctx context.Context, change func(*tenant.Record)) error {
-	t.recording.Lock()
-	defer t.recording.Unlock()
+	if err := t.recording.Take(ctx); err != nil {
+		return errors.E("write record", t.id, errors.Other, fmt.Errorf("a write of it before is still under way: %w", err))
+	}
+	defer t.recording.Pass()
 	t.mu.Lock()
 	if !t.changed && change == nil {
 		t.mu.Unlock()

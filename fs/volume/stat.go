@@ -128,9 +128,9 @@ func (v *Volume) Shipped(id string) bool {
 			return false
 		}
 	}
-	if !t.recording.TryLock() {
+	if !t.recording.Try() {
 		return false // the record is on its way
 	}
-	t.recording.Unlock()
+	t.recording.Pass()
 	return !t.stat().Pending
 }

@@ -15,6 +15,7 @@ import (
 	"atc/fs/history"
 	"atc/fs/journal"
 	"atc/fs/tenant"
+	"atc/fs/turn"
 )
 
 // Tenant is one tenant on this machine. Its methods may be called concurrently.
@@ -58,7 +59,7 @@ type Tenant struct {
 	leaveShip shipState     // the backoff of releases
 	gone      bool          // this Tenant does not stand for its ID any more
 
-	recording sync.Mutex // one write of the record at a time
+	recording turn.Turn // one write of the record at a time
 }
 
 // entry is a database of a tenant, whether open or not.
@@ -93,6 +94,7 @@ func newTenant(v *Volume, id string) *Tenant {
 		serials:   make(map[uint64]uint64),
 		shown:     make(map[string]uint64),
 		used:      v.opts.Now(),
+		recording: turn.New(),
 	}
 	t.contents = tenant.NewFiles(v.bucketFor(&t.counters), id)
 	t.files.init()
@@ -101,6 +103,22 @@ func newTenant(v *Volume, id string) *Tenant {
 
 // ID is the tenant's ID.
 func (t *Tenant) ID() string { return t.id }
+
+// commits reports whether the tenant's commits wait for the bucket.
+func (t *Tenant) commits() bool {
+	if own, ok := t.v.opts.CommitOf[t.id]; ok {
+		return own
+	}
+	return t.v.opts.Commit
+}
+
+// mayWait fails when a writer may wait for the bucket no longer.
+func (t *Tenant) mayWait() error {
+	if t.v.ending.Load() {
+		return errors.E("use tenant", t.id, errors.Unavailable, fmt.Errorf("the filesystem is being taken down"))
+	}
+	return t.usable()
+}
 
 func (t *Tenant) databaseDir(f string) string { return filepath.Join(t.dir, "db", f) }
 func (t *Tenant) missingMark(i uint64) string { return filepath.Join(t.dir, "missing", fmt.Sprint(i)) }
@@ -185,7 +203,9 @@ func (e *entry) options() database.Options {
 		Epoch:        t.epoch,
 		New:          e.fresh,
 		Keep:         e.keep,
-		Commit:       t.v.opts.Commit,
+		Commit:       t.commits(),
+		SpoolLimit:   t.v.opts.SpoolLimit,
+		MayWait:      t.mayWait,
 		Compaction:   t.v.compaction,
 		Clean:        e.clean,
 		Announce:     t.announce,

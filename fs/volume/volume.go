@@ -54,8 +54,12 @@ type Options struct {
 	// ShipInterval is how long a commit may wait for the bucket; 1 s by default.
 	ShipInterval time.Duration
 	// Commit makes every commit wait until the bucket has it: durability =
-	// "commit".
-	Commit bool
+	// "commit". CommitOf says otherwise of single tenants, by ID.
+	Commit   bool
+	CommitOf map[string]bool
+	// SpoolLimit is how many bytes of one database may be captured and not
+	// confirmed by the bucket before its writers wait; 0 for any number.
+	SpoolLimit int64
 	// HydrateAfter is how long after its opening the rest of a database is
 	// fetched; 2 s by default, negative for never.
 	HydrateAfter time.Duration
@@ -72,7 +76,8 @@ type Options struct {
 	// for any number. Files of tenants in use are not counted out: see
 	// budget.go.
 	CacheLimit int64
-	// FaultTimeout bounds how long a read waits for the bucket; 30 s by default.
+	// FaultTimeout bounds how long a read waits for the bucket, or a commit with
+	// Commit, or anybody for a tenant that is being released; 30 s by default.
 	FaultTimeout time.Duration
 	// Now is the clock; time.Now by default.
 	Now func() time.Time
@@ -90,6 +95,9 @@ func (o *Options) defaults() {
 	}
 	if o.ReleaseAfter == 0 {
 		o.ReleaseAfter = time.Minute
+	}
+	if o.FaultTimeout == 0 {
+		o.FaultTimeout = 30 * time.Second
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -133,6 +141,7 @@ type Volume struct {
 	evicted int64              // tenants whose files were removed to keep the budget
 
 	crowded atomic.Bool // the disk budget is exceeded: nothing is hydrated
+	ending  atomic.Bool // see EndWaits
 }
 
 // Open takes the cache folder and starts to ship. What a run that did not end
@@ -271,6 +280,10 @@ func (v *Volume) OnRelease(fn func(id string)) { v.released.Store(&fn) }
 // are to be ended.
 func (v *Volume) OnFence(fn func(id string)) { v.fenced.Store(&fn) }
 
+// EndWaits makes writers fail that wait for room in a spool, now and from here
+// on: whoever shows the volume does not any more, and wants them to return.
+func (v *Volume) EndWaits() { v.ending.Store(true) }
+
 // CacheDir is the folder for everything local.
 func (v *Volume) CacheDir() string { return v.opts.Cache }
 
@@ -287,6 +300,7 @@ func (v *Volume) Session() string { return v.session }
 // Nothing may be open any more. What could not be shipped stays in the folder;
 // the error names it.
 func (v *Volume) Close(ctx context.Context) error {
+	v.EndWaits()
 	v.cancel()
 	v.work.Wait()
 	v.past.close()

@@ -50,6 +50,10 @@ var example = FSStat{
 				TXID: 19, Shipped: time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC),
 				PendingPages: 2, PendingBytes: 8192, PendingSince: time.Date(2026, 11, 21, 10, 0, 58, 0, time.UTC),
 				Faults: 12, FaultP50: 1.5, FaultP99: 20.25, FaultedBytes: 1 << 20, CorruptPages: 1,
+				Waiting: []WaitStat{
+					{Writers: 2, Since: time.Date(2026, 11, 21, 10, 0, 48, 0, time.UTC), Why: "the spool is full (64 MiB)"},
+					{Writers: 1, Since: time.Date(2026, 11, 21, 10, 0, 59, 0, time.UTC), Why: "durability is commit"},
+				},
 				Degraded: []string{"synchronous=OFF"}, Bucket: BucketStat{Get: 3},
 				Cold: &ColdStat{WithTenant: true, Index: 24.5, Hot: 9, HotPages: 660, FirstFault: 26.25, Requests: 3, Bytes: 320 << 10, RoundTrips: 3},
 			}, {Path: "evil\x1b[2J\n.db", Mode: NoMode}, {Path: "new.db", Mode: NoMode, Cold: &ColdStat{}}},
@@ -220,6 +224,8 @@ OPENED             RECORD   ACQUIRE  INDEX    HOT PACK           FIRST FAULT  FE
 acme/main.sqlite3  21.5 ms  24.0 ms  24.5 ms  9.0 ms, 660 pages  26.2 ms      320.0 KiB  3         3
 
 acme/main.sqlite3: 1 pages from the bucket were corrupt
+acme/main.sqlite3: waiting: 2 writers for 12s: the spool is full (64 MiB)
+acme/main.sqlite3: waiting: 1 writer for 1s: durability is commit
 acme/main.sqlite3: degraded: synchronous=OFF
 acme: 1 of 3 plain files are not shipped yet
 globex: another machine has taken it over

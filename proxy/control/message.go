@@ -140,8 +140,16 @@ type DatabaseStat struct {
 
 	Cold *ColdStat `json:"cold,omitempty"` // how it was opened; nil while it is not
 
+	Waiting  []WaitStat `json:"waiting,omitempty"`  // writers that wait for the bucket, by what for
 	Degraded []string   `json:"degraded,omitempty"` // why capture is slower or weaker than it should be
 	Bucket   BucketStat `json:"bucket"`
+}
+
+// WaitStat is writers that wait.
+type WaitStat struct {
+	Writers int       `json:"writers"`
+	Since   time.Time `json:"since"` // the first of them
+	Why     string    `json:"why"`
 }
 
 // InstanceState is where an instance is in its life.

@@ -40,6 +40,9 @@ func writeTable(w io.Writer, s FSStat, now time.Time) error {
 			if d.CorruptPages > 0 {
 				notes = append(notes, fmt.Sprintf("%s: %d pages from the bucket were corrupt", name, d.CorruptPages))
 			}
+			for _, w := range d.Waiting {
+				notes = append(notes, fmt.Sprintf("%s: waiting: %s for %s: %s", name, writers(w.Writers), age(w.Since, now), plain(w.Why)))
+			}
 			for _, why := range d.Degraded {
 				notes = append(notes, fmt.Sprintf("%s: degraded: %s", name, plain(why)))
 			}
@@ -134,6 +137,13 @@ func pending(d DatabaseStat, now time.Time) string {
 		text += ", " + age(d.PendingSince, now)
 	}
 	return text
+}
+
+func writers(n int) string {
+	if n == 1 {
+		return "1 writer"
+	}
+	return fmt.Sprintf("%d writers", n)
 }
 
 func latency(d DatabaseStat) string {

@@ -13,6 +13,7 @@ import (
 
 	"atc/fs/history"
 	"atc/fs/tenant"
+	"atc/fs/tenant/tenantid"
 	"atc/policy"
 )
 
@@ -39,6 +40,10 @@ func (r *reader) check(c *Config) {
 	r.duration("ship_interval", c.ShipInterval, 10*time.Millisecond)
 	r.durationOrNever("hydrate_after", c.HydrateAfter, time.Millisecond)
 	r.oneOf("durability", c.Durability, "async", "commit")
+	if c.SpoolLimit != 0 {
+		r.size("spool_limit", c.SpoolLimit, 1<<20, 1<<60)
+	}
+	r.tenants(c)
 	r.duration("heartbeat", c.Heartbeat, 100*time.Millisecond)
 	r.duration("lease", c.Lease, 100*time.Millisecond)
 	if c.Lease < 2*c.Heartbeat || c.Lease > tenant.MaxLease {
@@ -79,6 +84,23 @@ func (r *reader) check(c *Config) {
 	r.duration("proxy.client_idle", c.Proxy.ClientIdle, time.Millisecond)
 	r.duration("proxy.upstream_idle", c.Proxy.UpstreamIdle, time.Millisecond)
 	r.duration("proxy.drain_timeout", c.Proxy.DrainTimeout, time.Millisecond)
+}
+
+// tenants checks the tables of single tenants, and gives them what they leave out.
+func (r *reader) tenants(c *Config) {
+	for _, id := range slices.Sorted(maps.Keys(c.Tenants)) {
+		key := "tenants." + quoted(id)
+		if err := tenantid.Check(id); err != nil {
+			r.problem(key, "%v", err)
+		}
+		own := c.Tenants[id]
+		if _, written := r.positions[key+".durability"]; written {
+			r.oneOf(key+".durability", own.Durability, "async", "commit")
+		} else {
+			own.Durability = c.Durability
+		}
+		c.Tenants[id] = own
+	}
 }
 
 func (r *reader) application(app *App) {

@@ -36,6 +36,7 @@ type Config struct {
 	ShipInterval time.Duration `toml:"ship_interval"` // how long a commit may wait for the bucket
 	HydrateAfter time.Duration `toml:"hydrate_after"` // from opening a database to fetching the rest of it, or Never
 	Durability   string        `toml:"durability"`    // async or commit
+	SpoolLimit   Size          `toml:"spool_limit"`   // what may wait for the store of one database; 0: any
 	Heartbeat    time.Duration `toml:"heartbeat"`     // how often this machine says that it is alive
 	Lease        time.Duration `toml:"lease"`         // after how long without one others take its tenants
 	ReleaseAfter time.Duration `toml:"release_after"` // from the last use of a tenant to its release
@@ -44,11 +45,20 @@ type Config struct {
 	Region       string        `toml:"region"`        // where this machine is; may be empty
 	Machine      string        `toml:"machine"`       // name of this machine; empty: an ID kept in Cache
 
+	// Tenants is what is otherwise for single ones, by ID.
+	Tenants map[string]Tenant `toml:"tenants"`
+
 	Log     Log     `toml:"log"`
 	History History `toml:"history"`
 	Policy  Policy  `toml:"policy"`
 	App     App     `toml:"app"`
 	Proxy   Proxy   `toml:"proxy"`
+}
+
+// Tenant is what one tenant has of its own. What its table leaves out is as for
+// all others.
+type Tenant struct {
+	Durability string `toml:"durability"` // async or commit
 }
 
 // Log is about atc's own log, on standard error.

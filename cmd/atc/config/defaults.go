@@ -29,8 +29,12 @@ func defaults(env func(string) string, makeable func(string) bool) Config {
 		// First come the pages that a just started application waits for.
 		HydrateAfter: 2 * time.Second,
 		Durability:   "async",
-		Heartbeat:    tenant.DefaultHeartbeat,
-		Lease:        tenant.DefaultLease,
+		// Far more than a busy application changes in the longest lease, behind
+		// which writers are stopped anyway; a few such databases fit on any disk.
+		SpoolLimit: 256 << 20,
+		Tenants:    map[string]Tenant{},
+		Heartbeat:  tenant.DefaultHeartbeat,
+		Lease:      tenant.DefaultLease,
 		// Longer than a visitor's pause, so that moving on costs nothing then.
 		ReleaseAfter: time.Minute,
 		Passthrough:  "auto", // native speed where the kernel has it

@@ -33,14 +33,14 @@ func leaves(c *Config) map[string]reflect.Value {
 }
 
 // without are the keys whose default is none, another on each machine, or free.
-var without = []string{"store", "cache", "cache_limit", "region", "machine", "policy.config", "app.command", "app.env"}
+var without = []string{"store", "cache", "cache_limit", "region", "machine", "tenants", "policy.config", "app.command", "app.env"}
 
 func TestExample(t *testing.T) {
 	if _, err := Parse("atc.example.toml", []byte(Example())); err != nil {
 		t.Errorf("as it is: %v", err)
 	}
 
-	all := regexp.MustCompile(`(?m)^#([a-zA-Z_]+ = )`).ReplaceAllString(Example(), "$1")
+	all := regexp.MustCompile(`(?m)^#([a-zA-Z_]+ = |\[)`).ReplaceAllString(Example(), "$1")
 	c, err := Parse("atc.example.toml", []byte(all))
 	if err != nil {
 		t.Fatalf("with its comments as keys: %v", err)

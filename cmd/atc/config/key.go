@@ -23,20 +23,33 @@ func walk(c *Config, visit func(key string, field reflect.Value)) {
 	table("", reflect.ValueOf(c).Elem())
 }
 
-// keysOf lists the keys of a table, which is given as what stands before them:
-// "" or "app.".
-func keysOf(prefix string) []string {
+// keysOf lists the keys of a table, with what stands before them: "" or "app.".
+func keysOf(prefix string, table reflect.Value) []string {
 	var found []string
-	walk(new(Config), func(key string, _ reflect.Value) {
-		if name, ok := strings.CutPrefix(key, prefix); ok && !strings.Contains(name, ".") {
-			found = append(found, key)
-		}
-	})
+	for f := range table.Fields() {
+		found = append(found, prefix+f.Tag.Get("toml"))
+	}
 	return found
 }
 
 // lastPart is a key without the table that it is in.
 func lastPart(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
+
+// nearestIn is nearest for a name in a table, which may be one that has the
+// operator's own name.
+func nearestIn(prefix, name string, table reflect.Value) string {
+	if near := nearest(prefix + quoted(name)); near != "" {
+		return near
+	}
+	limit := max(1, len(name)/3)
+	for f := range table.Fields() {
+		known := f.Tag.Get("toml")
+		if len(name)-len(known) <= limit && distance(name, known) <= limit {
+			return prefix + known
+		}
+	}
+	return ""
+}
 
 // nearest finds the key that was probably meant: one that differs in at most a
 // third of its letters, else one of the same name in another table. It returns

@@ -87,7 +87,7 @@ func (r *reader) table(prefix string, into reflect.Value, values map[string]any)
 		if field, ok := fieldOf(into, name); ok {
 			r.value(prefix+name, field, values[name])
 		} else {
-			r.unknown(prefix, name)
+			r.unknown(prefix, name, into)
 		}
 	}
 }
@@ -115,6 +115,14 @@ func (r *reader) value(key string, v reflect.Value, value any) {
 			return
 		}
 		v.Set(reflect.MakeMap(v.Type()))
+		if v.Type().Elem().Kind() == reflect.Struct {
+			for _, name := range slices.Sorted(maps.Keys(values)) {
+				element := reflect.New(v.Type().Elem()).Elem()
+				r.value(key+"."+quoted(name), element, values[name])
+				v.SetMapIndex(reflect.ValueOf(name), element)
+			}
+			return
+		}
 		for _, name := range slices.Sorted(maps.Keys(values)) {
 			text, err := scalar(values[name])
 			if err != nil {

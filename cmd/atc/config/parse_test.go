@@ -40,6 +40,11 @@ func TestValues(t *testing.T) {
 		{`policy.config = { domain = "a.com, b.com", "retry.after" = 0x10, strict = false }`, func(c *Config) {
 			c.Policy.Config = map[string]string{"domain": "a.com, b.com", "retry.after": "16", "strict": "false"}
 		}},
+		{"durability = \"commit\"\ntenants.acme.durability = \"async\"\ntenants.9-to-5 = {}", func(c *Config) {
+			c.Durability = "commit"
+			c.Tenants = map[string]Tenant{"acme": {Durability: "async"}, "9-to-5": {Durability: "commit"}}
+		}},
+		{`spool_limit = "none"`, func(c *Config) { c.SpoolLimit = 0 }},
 		{`policy.resolver = "mine.wasm"`, func(c *Config) { c.Policy.Resolver = "/etc/atc/mine.wasm" }},
 		{`policy.resolver = "/mine.wasm"`, func(c *Config) { c.Policy.Resolver = "/mine.wasm" }},
 	} {
@@ -75,6 +80,19 @@ func TestErrors(t *testing.T) {
 		{`log.colour = true`, `1:5: unknown key log.colour: there are log.level, log.format`},
 		{`"a.b" = 1`, `1:1: unknown key "a.b": there are listen,`},
 
+		{"[tenants.acme]\ndurabilty = \"commit\"", `2:1: unknown key tenants.acme.durabilty: did you mean tenants.acme.durability?`},
+		{"[tenants.acme]\ncolour = 1", `2:1: unknown key tenants.acme.colour: there are tenants.acme.durability`},
+		{`tenant.acme.durability = "commit"`, `1:1: unknown key tenant: did you mean tenants?`},
+
+		// Tenants of their own.
+		{`tenants.acme = "commit"`, `1:9: tenants.acme: a text where a table is wanted`},
+		{"[[tenants.acme]]\ndurability = \"commit\"", `1:11: tenants.acme: a list where a table is wanted`},
+		{"[tenants.acme]\ndurability = true", `2:1: tenants.acme.durability: true or false where a text in quotes is wanted`},
+		{`tenants.acme.durability = ""`, `1:14: tenants.acme.durability: "" is unknown: write one of async, commit`},
+		{`tenants.acme.durability = "sync"`, `1:14: tenants.acme.durability: "sync" is unknown: write one of async, commit`},
+		{`tenants.Acme.durability = "commit"`, `1:9: tenants.Acme: check tenant ID "Acme": invalid: upper-case 'A'`},
+		{`tenants."a.b" = {}`, `1:9: tenants."a.b": check tenant ID "a.b": invalid: '.' at byte 1`},
+
 		// Values of another type.
 		{`ship_interval = 1`, `1:1: ship_interval: a whole number where a duration in quotes, such as "90s", is wanted`},
 		{`ship_interval = 1.5`, `1:1: ship_interval: a number with a fraction where a duration`},
@@ -103,6 +121,9 @@ func TestErrors(t *testing.T) {
 		{`policy.memory_limit = "9223372036854775807GiB"`, `is not a size`},
 		{`policy.memory_limit = 33554432`, `policy.memory_limit: a whole number where a text in quotes is wanted`},
 		{`policy.memory_limit = "5GiB"`, `policy.memory_limit: 5GiB is out of range: write 64KiB to 4GiB`},
+		{`spool_limit = "1KiB"`, `1:1: spool_limit: 1KiB is out of range: write 1MiB to`},
+		{`spool_limit = "all"`, `1:1: spool_limit: "all" is not a size`},
+		{`proxy.max_header = "none"`, `proxy.max_header: 0B is out of range`},
 		{`proxy.max_header = "-1KiB"`, `proxy.max_header: -1KiB is out of range: write 1KiB to 16MiB`},
 
 		// Numbers and choices.

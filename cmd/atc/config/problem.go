@@ -4,6 +4,7 @@ import (
 	"cmp"
 	stderrors "errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -45,15 +46,16 @@ func (r *reader) problem(key, format string, args ...any) {
 	r.problems = append(r.problems, &Problem{r.file, at.line, at.column, key, fmt.Sprintf(format, args...)})
 }
 
-// unknown notes a key that does not exist in the table that prefix stands for.
-func (r *reader) unknown(prefix, name string) {
+// unknown notes a key that does not exist in the table that prefix stands for,
+// whose keys table has.
+func (r *reader) unknown(prefix, name string, table reflect.Value) {
 	key := prefix + quoted(name)
 	at := r.positions[key]
 	text := "unknown key " + key
-	if near := nearest(key); near != "" {
+	if near := nearestIn(prefix, name, table); near != "" {
 		text += ": did you mean " + near + "?"
 	} else {
-		text += ": there are " + strings.Join(keysOf(prefix), ", ")
+		text += ": there are " + strings.Join(keysOf(prefix, table), ", ")
 	}
 	r.problems = append(r.problems, &Problem{File: r.file, Line: at.line, Column: at.column, Text: text})
 }

@@ -14,7 +14,8 @@ import (
 // From a TOML value to a Go value of one type. It is apart because each refusal
 // here says what the value is, what it should be and how that is written.
 
-// Size is a number of bytes. It is written with a unit: "64KiB", "32MiB".
+// Size is a number of bytes. It is written with a unit: "64KiB", "32MiB"; 0, where
+// that stands for no limit, also "none".
 type Size int64
 
 var units = [...]struct {
@@ -24,6 +25,10 @@ var units = [...]struct {
 
 // UnmarshalText reads a whole number of a unit.
 func (s *Size) UnmarshalText(text []byte) error {
+	if string(text) == "none" {
+		*s = 0
+		return nil
+	}
 	for _, unit := range units {
 		digits, ok := strings.CutSuffix(string(text), unit.name)
 		if !ok {
