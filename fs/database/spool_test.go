@@ -28,7 +28,7 @@ func TestSpoolKeepsTheNewest(t *testing.T) {
 				}
 				values[page] = value
 				most = max(most, len(s.at)+len(taken)+len(open)+1) // a version goes when the next one is there
-				if r.IntN(3) == 0 { // a transaction ends
+				if r.IntN(3) == 0 {                                // a transaction ends
 					s.merge(taken, open)
 				}
 			}
