@@ -70,7 +70,7 @@ func openFilesystem(ctx context.Context, o filesystemOptions) (_ *filesystem, er
 		}
 	}()
 	fs.mounted, err = mount.Mount(ctx, o.Mountpoint, fs.volume, mount.Options{
-		Name: o.Volume.Cache, NoPassthrough: !o.Passthrough, Logger: o.Volume.Logger,
+		Name: o.Volume.Cache, NoPassthrough: !o.Passthrough, Untouched: true, Logger: o.Volume.Logger,
 	})
 	if err != nil {
 		return nil, err

@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,7 +40,11 @@ type Options struct {
 	// NoPassthrough serves every file through the daemon, as on a kernel before
 	// 6.9 or without CAP_SYS_ADMIN.
 	NoPassthrough bool
-	Logger        *slog.Logger
+	// Untouched says that this process opens nothing on the mount itself. Then it
+	// can be killed at any moment: a thread that waits for an answer of its own
+	// process keeps that from ending, and the connection with it.
+	Untouched bool
+	Logger    *slog.Logger
 	// Debug logs every FUSE message to standard error.
 	Debug bool
 }
@@ -91,8 +96,12 @@ func Mount(ctx context.Context, dir string, v *volume.Volume, opts Options) (*Mo
 		return nil, errors.E("mount", dir, errors.Unsupported, explain(err))
 	}
 	go server.Serve()
-	if err := server.WaitMount(); err != nil {
-		return nil, errors.E("mount", dir, errors.Other, err)
+	if !opts.Untouched {
+		// It opens a file on the mount, so that the kernel learns that we do not
+		// poll, which Go's runtime tries with every file.
+		if err := server.WaitMount(); err != nil {
+			return nil, errors.E("mount", dir, errors.Other, err)
+		}
 	}
 	m := &Mounted{dir: dir, server: server, logger: opts.Logger, ops: ops}
 	v.OnRelease(top.forget)
@@ -198,11 +207,13 @@ func (m *Mounted) Unmount(ctx context.Context) error {
 // device is the minor number of the mount, by which the kernel names its
 // connection in /sys/fs/fuse/connections.
 func (m *Mounted) device() uint32 {
-	var st unix.Stat_t
-	if err := unix.Stat(m.dir, &st); err != nil {
-		return 0
-	}
-	return unix.Minor(st.Dev)
+	device := uint32(0)
+	eachMount(func(mountpoint, _ string, minor uint32) {
+		if mountpoint == m.dir {
+			device = minor
+		}
+	})
+	return device
 }
 
 // abort makes the kernel give up a connection whose mount is detached, so that
@@ -234,7 +245,7 @@ func abort(dev uint32) error {
 // Source returns the Name that the mount on dir was given, if atc mounted it.
 func Source(dir string) (string, bool) {
 	source, found := "", false
-	eachMount(func(mountpoint, name string) {
+	eachMount(func(mountpoint, name string, _ uint32) {
 		if mountpoint == dir {
 			source, found = name, true // the last one is on top
 		}
@@ -245,7 +256,7 @@ func Source(dir string) (string, bool) {
 // Sources returns the Names of all mounts of atc that are visible here.
 func Sources() []string {
 	var names []string
-	eachMount(func(_, name string) {
+	eachMount(func(_, name string, _ uint32) {
 		if !slices.Contains(names, name) {
 			names = append(names, name)
 		}
@@ -255,7 +266,7 @@ func Sources() []string {
 
 // eachMount reads /proc/self/mountinfo (Documentation/filesystems/proc.rst,
 // section 3.5).
-func eachMount(fn func(mountpoint, name string)) {
+func eachMount(fn func(mountpoint, name string, minor uint32)) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return
@@ -264,7 +275,9 @@ func eachMount(fn func(mountpoint, name string)) {
 		before, after, ok := strings.Cut(line, " - ")
 		fields, rest := strings.Fields(before), strings.Fields(after)
 		if ok && len(fields) > 4 && len(rest) > 1 && rest[0] == Type {
-			fn(unescape(fields[4]), unescape(rest[1]))
+			_, minor, _ := strings.Cut(fields[2], ":")
+			n, _ := strconv.ParseUint(minor, 10, 32)
+			fn(unescape(fields[4]), unescape(rest[1]), uint32(n))
 		}
 	}
 }
