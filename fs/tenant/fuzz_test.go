@@ -84,35 +84,59 @@ func FuzzRecord(f *testing.F) {
 }
 
 func FuzzFileIndex(f *testing.F) {
+	base := `{"entries":[{"path":"a/b","kind":"file","mode":420,"size":3,"content":"ABC"},{"path":"x","kind":"dir","mode":493}],"trash":[{"path":"x","kind":"file","mode":0,"content":"OLD","removed":"2026-11-21T10:00:00Z"}]}`
 	for _, seed := range []string{
 		`{"epoch":2,"entries":[{"path":"a/b","kind":"file","mode":420,"size":3,"modified":"2026-11-21T10:00:00Z","content":"ABC"},{"path":"l","kind":"symlink","mode":511,"target":"../x"}]}`,
 		`{"entries":[{"path":"a\u0000ffb","kind":"dir"}]}`, `{"entries":[{"path":"../x","kind":"file"}]}`, `{"entries":[{"path":"x","content":"a/b"}]}`, `{}`, `[`,
+		`{"epoch":3,"base":"base-1","entries":[{"path":"x","kind":"file","mode":420}],"gone":["a/b","never"],"emptied":["OLD","/x"],"since":"2026-11-21T10:00:00Z","old":[{"name":"base-0","at":"2026-11-21T10:00:00Z"}]}`,
+		`{"base":"base-1","trash":[{"path":"a","kind":"dir","mode":0},{"path":"a","kind":"dir","mode":1}]}`, `{"base":"../base"}`, `{"gone":["x"]}`,
+		`{"entries":[],"old":[{"name":"index.json"}]}`, `{"base":"base-1","gone":["\u0000zz"]}`,
 	} {
-		f.Add([]byte(seed))
+		f.Add([]byte(seed), []byte(base))
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		x, err := parseFileIndex(b)
+	f.Fuzz(func(t *testing.T, b, below []byte) {
+		h, err := parseFileHead(b)
 		if err != nil {
 			return
 		}
-		for _, e := range x.Entries {
+		var on *fileBase
+		if h.Base != "" {
+			stands, err := parseFileHead(below)
+			if err != nil {
+				return
+			}
+			on = &fileBase{h.Base, len(below), stands.Entries, stands.Trash}
+		}
+		x, err := resolve(h, on)
+		if err != nil {
+			return
+		}
+		for i, e := range slices.Concat(x.Entries, x.Trash) {
 			if !soundPath(e.Path) || strings.Contains(e.Content, "/") || e.Content == ".." {
 				t.Fatalf("%+v", e)
 			}
+			if i > 0 && i < len(x.Entries) && x.Entries[i-1].Path >= e.Path {
+				t.Fatalf("%q stands before %q", x.Entries[i-1].Path, e.Path)
+			}
 		}
-		once, err := encodeFileIndex(x)
+		once, err := encodeFileHead(x.head())
 		if err != nil {
 			return // a time that JSON cannot hold
 		}
-		again, err := parseFileIndex(once)
+		if !json.Valid(once) {
+			t.Fatal("no JSON")
+		}
+		again, err := parseFileHead(once)
 		if err != nil {
 			t.Fatalf("what was written cannot be read: %v\n%s", err, once)
 		}
-		if twice, err := encodeFileIndex(again); err != nil || !bytes.Equal(once, twice) {
-			t.Fatalf("%v\n%s\n%s", err, once, twice)
+		y, err := resolve(again, on)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if !json.Valid(once) {
-			t.Fatal("no JSON")
+		same := func(a, b FileEntry) bool { return a.same(b) }
+		if !slices.EqualFunc(x.Entries, y.Entries, same) || !slices.EqualFunc(x.Trash, y.Trash, same) || !x.Since.Equal(y.Since) {
+			t.Fatalf("%+v became %+v by way of\n%s", x, y, once)
 		}
 	})
 }
