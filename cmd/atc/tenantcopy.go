@@ -231,17 +231,22 @@ func tenantUndeleteCommand() *cobra.Command {
 	var on onStore
 	cmd := &cobra.Command{
 		Use:   "undelete TENANT",
-		Short: "Bring a removed tenant back, empty as it was when it was removed",
+		Short: "Bring a removed tenant back, with what its removal removed",
 		Args:  arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := tenantIDs(args...); err != nil {
 				return err
 			}
 			return on.run(cmd, func(ctx context.Context, s services) error {
-				if err := s.Undelete(ctx, args[0]); err != nil {
+				r, err := s.Undelete(ctx, args[0], s.progress.report)
+				s.progress.end()
+				if err != nil {
 					return err
 				}
-				fmt.Printf("%s is there again; bring its databases back with: atc tenant restore %s --at TIME\n", args[0], args[0])
+				fmt.Printf("%s is there again: %s\n", args[0], summary(r))
+				if len(r.Databases) == 0 {
+					fmt.Printf("what it had earlier comes back with: atc tenant restore %s --at TIME\n", args[0])
+				}
 				return nil
 			})
 		},

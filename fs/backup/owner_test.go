@@ -85,7 +85,7 @@ func TestUndelete(t *testing.T) {
 	if _, err := w.service.Fork(t.Context(), "acme", "copy", at, nil); err != nil {
 		t.Errorf("a removed tenant cannot be forked: %v", err)
 	}
-	if err := w.service.Undelete(t.Context(), "acme"); err != nil {
+	if r, err := w.service.Undelete(t.Context(), "acme", nil); err != nil || len(r.Databases) > 0 {
 		t.Fatal(err)
 	}
 	if _, err := w.service.Restore(t.Context(), "acme", at, nil); err != nil {

@@ -164,9 +164,3 @@ func (s *Service) settle(ctx context.Context, held *tenant.Held, swap func(*tena
 	}
 	return err
 }
-
-// Undelete brings a removed tenant back, as empty as it was when it was removed:
-// its databases come back with Restore to a time before.
-func (s *Service) Undelete(ctx context.Context, id string) error {
-	return s.registry.Undelete(ctx, id)
-}

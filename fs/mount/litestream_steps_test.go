@@ -195,7 +195,8 @@ func litestreamSteps(t *testing.T, store string) {
 	})
 	held, err = registry.LoadAny(t.Context(), "earlier")
 	do("load", err)
-	do("undelete", service.Undelete(t.Context(), "earlier"))
+	_, err = service.Undelete(t.Context(), "earlier", nil)
+	do("undelete", err)
 	_, err = service.Restore(t.Context(), "earlier", backup.Point{Time: held.Removed[0].At.Add(-time.Millisecond)}, nil)
 	do("restore what was removed", err)
 	eventually(t, "it is seen again", func() bool {

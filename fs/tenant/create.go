@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,23 +56,41 @@ func (r *Registry) CreateWith(ctx context.Context, id string, databases map[stri
 	return nil
 }
 
-// Undelete brings a removed tenant back. Its folder is as empty as it was when
-// it was removed; what it had before is in Record.Removed. It fails with Exist
-// for a tenant that is there.
-func (r *Registry) Undelete(ctx context.Context, id string) error {
-	h, err := r.load(ctx, id)
-	if err != nil {
-		return err
-	}
+// Undelete brings a removed tenant back, as change makes its record, in the next
+// epoch. It fails with Exist for a tenant that is there, also if it came into
+// being since it was loaded.
+func (r *Registry) Undelete(ctx context.Context, h *Held, change func(*Record)) error {
 	if h.Deleted.IsZero() {
-		return errors.E("undelete tenant", id, errors.Exist, fmt.Errorf("it was not removed"))
+		return errors.E("undelete tenant", h.Tenant, errors.Exist, fmt.Errorf("it was not removed"))
 	}
-	next := h.Record
-	next.Deleted, next.Epoch = time.Time{}, h.Epoch+1
+	next := h.clone()
+	next.Deleted, next.Emptied, next.Epoch, next.Owner, next.Released = time.Time{}, time.Time{}, h.Epoch+1, nil, r.now()
+	change(&next)
 	if err := r.put(ctx, h, next); err != nil {
-		return errors.E("undelete tenant", id, errors.Other, err)
+		if errors.Is(errors.Condition, err) {
+			err = errors.E("write record", h.Tenant, errors.Exist, fmt.Errorf("it is there again: %w", err))
+		}
+		return errors.E("undelete tenant", h.Tenant, errors.Other, err)
 	}
 	return nil
+}
+
+// unload takes what an undelete that was interrupted has put into the file index
+// of a removed tenant out again, before the tenant begins anew.
+func (r *Registry) unload(ctx context.Context, id string, epoch uint64) error {
+	files := NewFiles(r.bucket, id)
+	x, err := files.Load(ctx)
+	if err != nil || len(x.Entries) == 0 {
+		return err
+	}
+	next := x.Next(max(epoch, x.Epoch))
+	next.Since, next.Trash = time.Time{}, slices.Clone(x.Trash)
+	for _, e := range x.Entries {
+		if e.Content != "" {
+			next.Trash = append(next.Trash, e)
+		}
+	}
+	return files.Save(ctx, next)
 }
 
 // Release lets go of a tenant whose databases all stand where change makes the

@@ -71,6 +71,18 @@ func (x *FileIndex) Find(path string) *FileEntry {
 	return nil
 }
 
+// ComesBack reports whether something in the trash does, if the tenant is removed
+// and undeleted.
+func (x *FileIndex) ComesBack(e FileEntry) bool {
+	return !x.Since.IsZero() && !e.Removed.IsZero() && !e.Removed.Before(x.Since)
+}
+
+// Same reports whether x and y say the same.
+func (x *FileIndex) Same(y *FileIndex) bool {
+	return x.Epoch == y.Epoch && x.Since.Equal(y.Since) &&
+		slices.EqualFunc(x.Entries, y.Entries, FileEntry.same) && slices.EqualFunc(x.Trash, y.Trash, FileEntry.same)
+}
+
 const (
 	// maxFileIndex bounds each of the index's objects, in bytes, at writing and at
 	// reading: about a million files.

@@ -46,6 +46,8 @@ type Record struct {
 	Databases map[string]*Database `json:"databases,omitempty"` // by path below the tenant's folder
 	Removed   []Removed            `json:"removed,omitempty"`   // databases that were deleted, whose history stays
 	Deleted   time.Time            `json:"deleted,omitzero"`    // when the tenant itself was removed
+	Emptied   time.Time            `json:"emptied,omitzero"`    // with Deleted: when the removals began that ended with it
+	Files     string               `json:"files,omitempty"`     // when released: the base of the file index, as a hint
 }
 
 // Owner is one run of atc.

@@ -121,6 +121,11 @@ func (r *Registry) Create(ctx context.Context, id string) error {
 	case h.Deleted.IsZero():
 		return errors.E("create tenant", id, errors.Exist, nil)
 	}
+	if !h.Deleted.IsZero() {
+		if err := r.unload(ctx, id, h.Epoch+1); err != nil {
+			return errors.E("create tenant", id, errors.Other, err)
+		}
+	}
 	next := Record{Tenant: id, Created: r.now(), Epoch: h.Epoch + 1, Removed: h.Removed}
 	if err := r.put(ctx, h, next); err != nil {
 		if errors.Is(errors.Condition, err) {

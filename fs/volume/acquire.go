@@ -62,6 +62,10 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 	if err != nil {
 		return errors.E("open tenant", t.id, errors.Other, err)
 	}
+	was, inodesErr := readInodes(t.dir)
+	if inodesErr != nil {
+		was = newInodes(t.dir)
+	}
 	if local.Ready && !local.Clean {
 		// Before the record, so that a kill in between does not make our own
 		// files look like those of a run that lost the tenant.
@@ -86,6 +90,9 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 	}()
 	held, before, index := a.held, a.before, a.files
 	worth := t.v.judge(local, before)
+	if inodesErr != nil && worth == ahead {
+		worth = strange // a hole could be taken for a content
+	}
 	if before.Owner != nil && worth != ahead {
 		t.v.opts.Logger.Warn("taking over a tenant that its owner did not release",
 			"tenant", t.id, "owner", before.Owner.Machine, "since", before.Owner.Since, "epoch", before.Epoch)
@@ -94,7 +101,7 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 		if err := t.keepStrange(local, fmt.Errorf("it was owned by machine %q in between", ownerOf(before))); err != nil {
 			return errors.E("open tenant", t.id, errors.Other, err)
 		}
-		local, worth = localState{}, cold
+		local, was, worth = localState{}, newInodes(t.dir), cold
 	}
 	if worth == ahead {
 		// At once, so that an attempt which fails behind this point does not
@@ -135,13 +142,21 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 	t.root, t.epoch, t.unhold, t.opening = root, held.Epoch, unhold, a.opening
 	t.databases = make(map[string]*entry) // without those of an attempt that failed
 	t.files.init()
+	t.files.removals.since = index.Since
+	for _, e := range index.Trash {
+		if e.Removed.After(t.files.removals.last) {
+			t.files.removals.last = e.Removed
+		}
+	}
 	t.held, t.local = held, localState{
 		Epoch: held.Epoch, Session: t.v.session, Boot: t.v.boot,
 		Ready:     worth == ahead, // else not before the tree is laid out
-		Databases: make(map[string]localDatabase), Contents: make(map[uint64]string),
+		Databases: make(map[string]localDatabase),
 	}
+	t.inodes.close()
+	t.inodes = newInodes(t.dir)
 	if worth == ahead {
-		t.local.Databases, t.local.Contents = local.Databases, local.Contents
+		t.local.Databases, t.inodes = local.Databases, was
 	}
 	if err := t.local.write(t.dir); err != nil {
 		t.held = nil
@@ -150,7 +165,10 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 	if worth == ahead {
 		err = t.takeUp(index)
 	} else {
-		err = t.layOut(local, index)
+		err = t.layOut(local, was, index)
+	}
+	if err == nil {
+		err = t.inodes.write()
 	}
 	if err == nil {
 		t.local.Ready = true
@@ -168,7 +186,7 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 			}
 		}
 	}
-	t.files.index, t.files.dirty = index, unclean
+	t.files.index, t.files.all = index, unclean
 	return nil
 }
 
@@ -223,20 +241,18 @@ func ownerOf(r tenant.Record) string {
 // layOut makes the tree show what record and file index say, with holes for
 // contents. What an earlier run left is kept where it stands at the same
 // position. Tenant.mu is held.
-func (t *Tenant) layOut(local localState, index *tenant.FileIndex) error {
-	for _, dir := range []string{"db", "missing"} {
-		if err := os.MkdirAll(filepath.Join(t.dir, dir), 0o700); err != nil {
-			return err
-		}
+func (t *Tenant) layOut(local localState, was *inodes, index *tenant.FileIndex) error {
+	if err := os.MkdirAll(filepath.Join(t.dir, "db"), 0o700); err != nil {
+		return err
 	}
 	keep := make(map[string]bool) // paths that stay
 	for path, d := range t.held.Databases {
 		e := &entry{tenant: t, path: path, folder: d.Folder, record: *d}
 		t.databases[path] = e
-		was, known := local.Databases[d.Folder]
-		if at, ok := t.root.inode(path); ok && known && local.Clean && was.Inode == at && was.TXID == d.TXID {
+		stood, known := local.Databases[d.Folder]
+		if at, ok := t.root.inode(path); ok && known && local.Clean && stood.Inode == at && stood.TXID == d.TXID {
 			e.keep, e.clean = true, true
-			t.local.Databases[d.Folder] = was
+			t.local.Databases[d.Folder] = stood
 			keepWithSidecars(keep, path)
 			continue
 		}
@@ -250,25 +266,39 @@ func (t *Tenant) layOut(local localState, index *tenant.FileIndex) error {
 	plain.Entries = slices.DeleteFunc(slices.Clone(index.Entries), func(f tenant.FileEntry) bool { return t.databases[f.Path] != nil })
 	index = &plain
 	for _, f := range index.Entries {
-		if at, ok := t.root.inode(f.Path); ok && f.Kind == tenant.Regular && local.Contents[at] == f.Content {
-			t.local.Contents[at] = f.Content
-			keep[f.Path] = true
+		if f.Kind != tenant.Regular || !local.Clean {
+			continue
 		}
+		st, err := t.root.stat(f.Path)
+		c := was.known[st.Ino]
+		if err != nil || c.id != f.Content || c.touched || st.Size != f.Size || st.Mode&syscall.S_IFMT != syscall.S_IFREG {
+			continue
+		}
+		if err := t.root.settle(f.Path, st, f.Mode, f.Modified); err != nil {
+			return err
+		}
+		if c != (content{}) {
+			t.inodes.known[st.Ino] = c
+		}
+		keep[f.Path] = true
 	}
-	if err := t.sweep(keep, index); err != nil {
+	// What never reached the bucket is good as long as nobody had the tenant since.
+	if err := t.sweep(keep, index, local.Clean && local.Epoch+1 == t.epoch); err != nil {
 		return err
 	}
+	to := &holes{tree: t.root}
+	defer to.close()
 	for _, f := range index.Entries {
 		// A path that was kept may have led through a symlink that is gone.
 		if _, there := t.root.inode(f.Path); !keep[f.Path] || !there {
-			if err := t.layOutFile(f); err != nil {
+			if err := t.layOutFile(to, f); err != nil {
 				return fmt.Errorf("lay out %s: %w", f.Path, err)
 			}
 		}
 	}
 	for path, e := range t.databases {
 		if !keep[path] {
-			if err := t.layOutDatabase(e); err != nil {
+			if err := t.layOutDatabase(to, e); err != nil {
 				return fmt.Errorf("lay out %s: %w", path, err)
 			}
 		}
@@ -277,9 +307,9 @@ func (t *Tenant) layOut(local localState, index *tenant.FileIndex) error {
 }
 
 // layOutDatabase makes a hole of the database's size. Tenant.mu is held.
-func (t *Tenant) layOutDatabase(e *entry) error {
+func (t *Tenant) layOutDatabase(to *holes, e *entry) error {
 	size := int64(e.record.PageSize) * int64(e.record.Pages)
-	at, err := t.root.makeHole(e.path, size, e.record.Mode, e.record.Modified)
+	at, err := to.make(e.path, size, e.record.Mode, e.record.Modified)
 	t.local.Databases[e.folder] = localDatabase{Inode: at}
 	return err
 }
@@ -321,8 +351,26 @@ func (t *Tenant) takeUp(index *tenant.FileIndex) error {
 	if err != nil {
 		return err
 	}
+	now := t.v.opts.Now()
+	for path, d := range t.held.Databases {
+		if e := t.databases[path]; e == nil || e.folder != d.Folder {
+			t.goneInBetween(d.Folder, now)
+		}
+	}
 	t.changed = true
 	return t.findTouched(index)
+}
+
+// goneInBetween notes a database that the run that was killed removed, unless it
+// was only moved: its removal is one of those that go on now. Tenant.mu is held.
+func (t *Tenant) goneInBetween(folder string, now time.Time) {
+	for _, e := range t.databases {
+		if e.folder == folder {
+			return
+		}
+	}
+	t.files.removals.goesOn(now)
+	t.removedAt[folder] = now
 }
 
 // recover takes up, in the background, what runs that were killed left in the

@@ -35,11 +35,16 @@ type Opening struct {
 // arrive takes the tenant. Path is what somebody wants to open.
 func (t *Tenant) arrive(ctx context.Context, path string) (arrival, error) {
 	began := time.Now()
-	loaded, took, err := t.loaded(ctx)
+	loaded, known, took, err := t.loaded(ctx)
 	if err != nil {
 		return arrival{}, err
 	}
-	files := begin(func() (*tenant.FileIndex, error) { return t.contents.Load(ctx) })
+	files := begin(func() (*tenant.FileIndex, error) {
+		if known != nil {
+			return known, nil
+		}
+		return t.contents.LoadWith(ctx, loaded.Files)
+	})
 	index := begin(func() (*wanted, error) { return t.expected(ctx, &loaded.Record, path) })
 	var a arrival
 	taking := time.Now()
@@ -101,18 +106,19 @@ func (v *Volume) chase(id string) {
 	}()
 }
 
-// loaded is the record as it was read not long ago, and how long that took.
-func (t *Tenant) loaded(ctx context.Context) (*tenant.Held, time.Duration, error) {
+// loaded is the record as it was read not long ago, the file index if that was
+// read since, and how long the record took.
+func (t *Tenant) loaded(ctx context.Context) (*tenant.Held, *tenant.FileIndex, time.Duration, error) {
 	t.viewing.Lock()
 	v := t.view
 	t.view = nil
 	t.viewing.Unlock()
 	if v != nil && t.v.opts.Now().Sub(v.at) <= viewFor {
-		return v.record, v.took, nil
+		return v.record, v.files, v.took, nil
 	}
 	began := time.Now()
 	held, err := t.v.registry.Load(ctx, t.id)
-	return held, time.Since(began), err
+	return held, nil, time.Since(began), err
 }
 
 // wanted is the page index of a database, with the log it came from.

@@ -25,13 +25,14 @@ type File struct {
 	filling sync.Mutex // one fetch of a plain file's content at a time
 
 	// Protected by Tenant.mu.
-	path    string
-	entry   *entry          // of the database that the file is or stands beside; nil for a plain file
-	db      *database.DB    // open while the file is, if entry is set
-	role    journal.Sidecar // None for the database itself
-	handles int
-	counted int  // of the handles, how many the database knows of
-	direct  bool // decided at the first opening, for all handles: the kernel allows no mixture
+	path     string
+	entry    *entry          // of the database that the file is or stands beside; nil for a plain file
+	db       *database.DB    // open while the file is, if entry is set
+	role     journal.Sidecar // None for the database itself
+	handles  int
+	nameless bool // its name was removed
+	counted  int  // of the handles, how many the database knows of
+	direct   bool // decided at the first opening, for all handles: the kernel allows no mixture
 }
 
 // Handle is one opening of a file. Its methods may be called concurrently.
@@ -111,8 +112,10 @@ func (t *Tenant) openShared(path string, created bool, serial uint64) (_ *File, 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if created {
-		t.forgetInode(st.Ino)
-		t.files.dirty = true
+		if err := t.made(path, st.Ino); err != nil {
+			local.Close()
+			return nil, false, err
+		}
 	}
 	if serial != 0 {
 		known, ok := t.serials[st.Ino]
@@ -136,20 +139,30 @@ func (t *Tenant) openShared(path string, created bool, serial uint64) (_ *File, 
 			f.role = journal.None
 		}
 	}
-	if created && f.entry == nil {
-		t.files.touched[st.Ino] = struct{}{}
-	}
 	t.open[st.Ino] = f
 	return f, stale, nil
 }
 
+// made notes a new file. Tenant.mu is held.
+func (t *Tenant) made(path string, inode uint64) error {
+	if err := t.forgetInode(inode); err != nil {
+		return err // else it could be taken for the one that had the inode before
+	}
+	t.noteChange(path, false)
+	if n, noted := t.files.notes[path]; noted {
+		n.due = t.v.opts.Now().Add(openFor * t.v.opts.ShipInterval)
+		t.files.notes[path] = n
+	}
+	return nil
+}
+
 // forgetInode drops what was known of an inode that the local filesystem uses
 // again. Tenant.mu is held.
-func (t *Tenant) forgetInode(inode uint64) {
-	delete(t.local.Contents, inode)
-	delete(t.files.touched, inode)
+func (t *Tenant) forgetInode(inode uint64) error {
+	delete(t.files.rests, inode)
+	delete(t.files.unsteady, inode)
 	delete(t.serials, inode)
-	os.Remove(t.missingMark(inode))
+	return t.inodes.forget(inode)
 }
 
 // prepare makes a file ready for its new handle.
@@ -229,7 +242,7 @@ func (h *Handle) WriteAt(ctx context.Context, b []byte, off int64) (int, error) 
 	f := h.f
 	db, role := f.database()
 	if db == nil && off == 0 {
-		if _, ok := journal.ParseHeader(b); ok {
+		if _, ok := journal.ParseHeader(b); ok && !f.staysLocal() {
 			var err error
 			if db, role, err = f.becomeDatabase(ctx); err != nil {
 				return 0, err
@@ -238,7 +251,7 @@ func (h *Handle) WriteAt(ctx context.Context, b []byte, off int64) (int, error) 
 	}
 	switch {
 	case db == nil:
-		f.t.touch(f.inode)
+		f.touch()
 	case role == journal.None:
 		return db.WriteAt(ctx, b, off)
 	case role == journal.Rollback && off == 0 && f.endsJournal(b):
@@ -251,12 +264,19 @@ func (h *Handle) WriteAt(ctx context.Context, b []byte, off int64) (int, error) 
 		return n, db.LogWritten(off, int64(n))
 	}
 	if db == nil {
-		f.t.touch(f.inode) // again: what was stored since may have missed this write
+		f.touch() // again: what was stored since may have missed this write
 	}
 	if err != nil {
 		return n, errors.E("write", f.t.name(f.path), errors.Other, err)
 	}
 	return n, nil
+}
+
+// touch notes that a plain file is written.
+func (f *File) touch() {
+	f.t.mu.Lock()
+	defer f.t.mu.Unlock()
+	f.t.noteWrite(f)
 }
 
 // endsJournal reports whether a write at the beginning of a journal zeroes the
@@ -289,6 +309,7 @@ func (f *File) becomeDatabase(ctx context.Context) (*database.DB, journal.Sideca
 			}
 		}
 		f.entry, f.role = e, journal.None
+		t.files.note(f.path, note{})
 	}
 	e := f.entry
 	t.mu.Unlock()
@@ -313,7 +334,9 @@ func (t *Tenant) adopt(e *entry, db *database.DB) {
 		}
 		if f.entry == e {
 			f.register(db)
-			delete(t.files.touched, f.inode) // it is not a plain file any more
+			// It is not a plain file any more; should this fail, it is one of which
+			// nothing is known.
+			_ = t.inodes.forget(f.inode)
 		}
 	}
 }
@@ -345,6 +368,7 @@ func (h *Handle) Sync(ctx context.Context, dataOnly bool) error {
 	db, role := h.f.database()
 	switch {
 	case db == nil:
+		h.f.t.noteSettled(h.f)
 		return nil
 	case role == journal.WAL:
 		return db.WALSync()
@@ -361,7 +385,7 @@ func (h *Handle) Truncate(ctx context.Context, size int64) error {
 	var err error
 	switch {
 	case db == nil:
-		f.t.touch(f.inode)
+		f.touch()
 	case role == journal.None:
 		return db.Truncate(ctx, size)
 	case role == journal.WAL:
@@ -373,11 +397,13 @@ func (h *Handle) Truncate(ctx context.Context, size int64) error {
 		return err
 	}
 	if db == nil && size == 0 {
-		os.Remove(f.t.missingMark(f.inode)) // nothing of the old content is wanted
+		if err := f.t.empty(f.inode); err != nil {
+			return errors.E("truncate", f.t.name(f.path), errors.Other, err)
+		}
 	}
 	err = f.os.Truncate(size)
 	if db == nil {
-		f.t.touch(f.inode)
+		f.touch()
 	}
 	if err != nil {
 		return errors.E("truncate", f.t.name(f.path), errors.Other, err)
@@ -414,6 +440,9 @@ func (h *Handle) Close() error {
 			e.idle = t.v.opts.Now()
 			t.mu.Unlock()
 		}
+	}
+	if last && db == nil {
+		t.noteSettled(f)
 	}
 	if last {
 		if closeErr := f.os.Close(); err == nil && closeErr != nil {

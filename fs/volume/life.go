@@ -90,7 +90,7 @@ func (t *Tenant) enterOwned(ctx context.Context, path string) (leave func(), err
 
 // idle reports whether nothing of the tenant was used for d. Tenant.mu is held.
 func (t *Tenant) idle(now time.Time, d time.Duration) bool {
-	if t.users > 0 || len(t.open) > 0 || t.leaving != nil || t.gone || t.treeShip.busy {
+	if t.users > 0 || len(t.open) > 0 || t.leaving != nil || t.gone || t.treeShip.busy || t.largeShip.busy {
 		return false
 	}
 	for _, e := range t.databases {

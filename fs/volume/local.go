@@ -21,7 +21,6 @@ type localState struct {
 	Clean   bool   `json:"clean"`   // everything was shipped and synced, and the tenant released
 
 	Databases map[string]localDatabase `json:"databases,omitempty"` // by folder
-	Contents  map[uint64]string        `json:"contents,omitempty"`  // inode → ID of a plain file's content
 }
 
 type localDatabase struct {
@@ -43,9 +42,6 @@ func readLocal(dir string) (localState, error) {
 	}
 	if s.Databases == nil {
 		s.Databases = make(map[string]localDatabase)
-	}
-	if s.Contents == nil {
-		s.Contents = make(map[uint64]string)
 	}
 	return s, nil
 }

@@ -150,7 +150,7 @@ func (t *Tenant) bury() error {
 	}
 	lost := Lost{ID: t.id, At: t.v.opts.Now(), Epoch: t.epoch, Err: t.lost}
 	var left []*entry
-	unshipped := t.files.dirty || len(t.files.touched) > 0 || t.changed
+	unshipped := t.files.pending() || t.changed
 	for _, e := range t.databases {
 		if e.db == nil {
 			unshipped = unshipped || e.keep && !e.clean
@@ -165,6 +165,7 @@ func (t *Tenant) bury() error {
 	t.held, t.gone = nil, true
 	t.unhold()
 	t.root.Close()
+	t.inodes.close()
 	t.mu.Unlock()
 	defer t.v.drop(t)
 	for _, e := range left { // nobody else has them: nothing of the tenant is open

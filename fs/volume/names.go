@@ -125,7 +125,11 @@ func (t *Tenant) Mkdir(ctx context.Context, path string, mode uint32) error {
 		if err := t.root.Mkdir(path, os.FileMode(mode).Perm()); err != nil {
 			return err
 		}
-		return t.root.Chmod(path, os.FileMode(mode).Perm())
+		if err := t.root.Chmod(path, os.FileMode(mode).Perm()); err != nil {
+			return err
+		}
+		t.changedAt(path)
+		return nil
 	})
 }
 
@@ -137,8 +141,9 @@ func (t *Tenant) Rmdir(ctx context.Context, path string) error {
 			return err
 		}
 		t.mu.Lock()
+		defer t.mu.Unlock()
 		delete(t.serials, at)
-		t.mu.Unlock()
+		t.noteRemoval(path, t.v.opts.Now())
 		return nil
 	})
 }
@@ -146,7 +151,13 @@ func (t *Tenant) Rmdir(ctx context.Context, path string) error {
 // Symlink makes a symlink. Where it may point is for the sandbox to bound, as on
 // any disk.
 func (t *Tenant) Symlink(ctx context.Context, target, path string) error {
-	return t.change(ctx, func() error { return t.root.Symlink(target, path) })
+	return t.change(ctx, func() error {
+		if err := t.root.Symlink(target, path); err != nil {
+			return err
+		}
+		t.changedAt(path)
+		return nil
+	})
 }
 
 // Chmod sets permission bits.
@@ -157,6 +168,7 @@ func (t *Tenant) Chmod(ctx context.Context, path string, mode uint32) error {
 		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
+		t.noteChange(path, false)
 		if e := t.databases[path]; e != nil {
 			e.record.Mode, t.changed = mode&0o777, true
 		}
@@ -166,7 +178,13 @@ func (t *Tenant) Chmod(ctx context.Context, path string, mode uint32) error {
 
 // Utimes sets the times of a path; a zero time leaves that one as it is.
 func (t *Tenant) Utimes(ctx context.Context, path string, accessed, modified time.Time) error {
-	return t.change(ctx, func() error { return t.root.Chtimes(in(path), accessed, modified) })
+	return t.change(ctx, func() error {
+		if err := t.root.setTimes(path, accessed, modified); err != nil {
+			return err
+		}
+		t.changedAt(path)
+		return nil
+	})
 }
 
 // Unlink removes a name. Removing a journal or a log is how SQLite commits or
@@ -177,12 +195,19 @@ func (t *Tenant) Unlink(ctx context.Context, path string) error {
 		if err := t.beforeGone(ctx, path); err != nil {
 			return err
 		}
+		t.beforeDatabaseGone(path)
 		return t.drop(path, func() error { return t.root.Remove(path) })
 	})
 }
 
-// change does something to the tree of a tenant that is ours, and notes that
-// the file index is not right any more.
+// changedAt notes that a path was made or changed.
+func (t *Tenant) changedAt(path string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.noteChange(path, false)
+}
+
+// change does something to the tree of a tenant that is ours.
 func (t *Tenant) change(ctx context.Context, do func() error) error {
 	leave, err := t.enterOwned(ctx, "")
 	if err != nil {
@@ -192,11 +217,7 @@ func (t *Tenant) change(ctx context.Context, do func() error) error {
 	if err := t.usable(); err != nil {
 		return err
 	}
-	if err := do(); err != nil {
-		return err
-	}
-	t.rearrange()
-	return nil
+	return do()
 }
 
 // beforeGone captures what a sidecar holds before it is removed or replaced.
@@ -229,6 +250,23 @@ func (t *Tenant) beforeGone(ctx context.Context, path string) error {
 		return db.WALEnd()
 	}
 	return db.JournalEnd()
+}
+
+// beforeDatabaseGone captures what was committed to a database, which undelete
+// may bring back. It does not stand in the way of the removal.
+func (t *Tenant) beforeDatabaseGone(path string) {
+	t.mu.Lock()
+	var db *database.DB
+	if e := t.databases[path]; e != nil && t.hasOpen(e) { // in use, so that nobody closes it
+		db = e.db
+	}
+	t.mu.Unlock()
+	if db == nil {
+		return
+	}
+	if err := db.Tick(); err != nil {
+		t.v.opts.Logger.Warn("cannot capture the last commits of a database that is removed", "database", t.name(path), "err", err)
+	}
 }
 
 // beforeSuperGone captures the databases whose journals name a super-journal: its
@@ -287,23 +325,31 @@ func (t *Tenant) drop(path string, do func() error) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.forget(path, at)
+	now := t.v.opts.Now()
+	err := t.forget(path, at, now)
+	t.noteRemoval(path, now)
+	return err
 }
 
 // forget notes that the file of inode at is no longer at path. That of a
 // database is noted on disk at once, since the next file may get its inode.
 // Tenant.mu is held.
-func (t *Tenant) forget(path string, at uint64) error {
+func (t *Tenant) forget(path string, at uint64, now time.Time) error {
 	var err error
 	if e := t.databases[path]; e != nil {
 		delete(t.databases, path)
 		delete(t.local.Databases, e.folder)
 		e.gone, t.changed = true, true
+		t.removedAt[e.folder] = now
 		t.orphans = append(t.orphans, e)
 		err = t.local.write(t.dir)
 	}
-	if t.open[at] == nil {
-		t.forgetInode(at)
+	if f := t.open[at]; f != nil {
+		f.nameless = true
+		return err
+	}
+	if forgetErr := t.forgetInode(at); err == nil {
+		err = forgetErr
 	}
 	return err
 }
@@ -328,9 +374,11 @@ func (t *Tenant) Rename(ctx context.Context, from, to string, flags uint32) erro
 		}
 		var err error
 		if there {
-			err = t.forget(to, over)
+			err = t.forget(to, over, t.v.opts.Now())
 		}
 		t.moved(from, to)
+		t.noteChange(from, true)
+		t.noteChange(to, true)
 		return err
 	})
 }
@@ -380,7 +428,17 @@ func (t *Tenant) remove(ctx context.Context) error {
 	if err := t.shipAll(ctx); err != nil {
 		return err
 	}
-	if err := t.saveRecord(ctx, func(r *tenant.Record) { r.Owner, r.Deleted = nil, t.v.opts.Now() }); err != nil {
+	if err := t.partAll(ctx); err != nil {
+		return err
+	}
+	now := t.v.opts.Now()
+	t.mu.Lock()
+	emptied := t.files.removals.began(now)
+	t.mu.Unlock()
+	if emptied.IsZero() {
+		emptied = now
+	}
+	if err := t.saveRecord(ctx, func(r *tenant.Record) { r.Owner, r.Deleted, r.Emptied = nil, now, emptied }); err != nil {
 		return err
 	}
 	t.mu.Lock()
@@ -393,6 +451,7 @@ func (t *Tenant) remove(ctx context.Context) error {
 		return err
 	}
 	t.root.Close()
+	t.inodes.close()
 	return os.RemoveAll(t.dir)
 }
 

@@ -1,16 +1,12 @@
 package volume
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"atc/fs/errors"
 	"atc/fs/journal"
 	"atc/fs/tenant"
 )
@@ -19,44 +15,47 @@ import (
 // out, which files are holes, how their contents come, and which were written.
 
 // plainFiles is what is known of a tenant's plain files. Tenant.mu protects it;
-// which content an inode has is in Tenant.local.
+// which content an inode has is in Tenant.inodes.
 type plainFiles struct {
-	index   *tenant.FileIndex   // as it is in the bucket
-	dirty   bool                // the tree has changed since
-	touched map[uint64]struct{} // inodes that were written since their content was stored
+	index    *tenant.FileIndex // as it is in the bucket
+	notes    map[string]note   // paths that may differ from it
+	all      bool              // any path may
+	again    bool              // the trash is not empty yet
+	large    map[string]note   // files that are shipped beside the others
+	unsteady map[uint64]bool   // inodes that were written while they were stored
+	rests    map[uint64]time.Time
+	removals removals
+	swept    map[string]bool // contents that were deleted and are in the trash still
+	fills    map[uint64]*filling
 }
 
 func (p *plainFiles) init() {
-	p.index = &tenant.FileIndex{}
-	p.touched = make(map[uint64]struct{})
-}
-
-// touch notes that a file was written.
-func (t *Tenant) touch(inode uint64) {
-	t.mu.Lock()
-	t.files.dirty = true
-	t.files.touched[inode] = struct{}{}
-	t.mu.Unlock()
-}
-
-// rearrange notes that names or attributes changed.
-func (t *Tenant) rearrange() {
-	t.mu.Lock()
-	t.files.dirty = true
-	t.mu.Unlock()
+	*p = plainFiles{
+		index: &tenant.FileIndex{}, notes: make(map[string]note), large: make(map[string]note),
+		rests: make(map[uint64]time.Time), unsteady: make(map[uint64]bool), swept: make(map[string]bool), fills: make(map[uint64]*filling),
+	}
 }
 
 // keepWithSidecars adds a database and what stands beside it.
 func keepWithSidecars(keep map[string]bool, path string) {
 	keep[path] = true
-	for _, role := range []journal.Sidecar{journal.WAL, journal.SHM, journal.Rollback} {
-		keep[path+role.Suffix()] = true
+	for _, beside := range sidecars(path) {
+		keep[beside] = true
 	}
 }
 
-// sweep removes from the tree what neither is kept nor a folder of the index.
+// sidecars are the paths beside a database that belong to it.
+func sidecars(path string) (paths []string) {
+	for _, role := range []journal.Sidecar{journal.WAL, journal.SHM, journal.Rollback} {
+		paths = append(paths, path+role.Suffix())
+	}
+	return paths
+}
+
+// sweep removes from the tree what neither is kept nor a folder of the index, nor
+// stays on this machine where that is kept.
 // Tenant.mu is held.
-func (t *Tenant) sweep(keep map[string]bool, index *tenant.FileIndex) error {
+func (t *Tenant) sweep(keep map[string]bool, index *tenant.FileIndex, keepLocal bool) error {
 	folders := make(map[string]bool)
 	note := func(p string) {
 		for d := path.Dir(p); d != "."; d = path.Dir(d) {
@@ -74,7 +73,7 @@ func (t *Tenant) sweep(keep map[string]bool, index *tenant.FileIndex) error {
 	}
 	var stale []string
 	err := t.root.walk(func(p string, info os.FileInfo) error {
-		if !keep[p] && !(info.IsDir() && folders[p]) {
+		if !keep[p] && !(info.IsDir() && folders[p]) && !(keepLocal && t.localOnly(p)) {
 			stale = append(stale, p)
 		}
 		return nil
@@ -92,7 +91,7 @@ func (t *Tenant) sweep(keep map[string]bool, index *tenant.FileIndex) error {
 
 // layOutFile makes one path of the index; a file's content stays a hole.
 // Tenant.mu is held.
-func (t *Tenant) layOutFile(f tenant.FileEntry) error {
+func (t *Tenant) layOutFile(to *holes, f tenant.FileEntry) error {
 	switch f.Kind {
 	case tenant.Directory:
 		return t.root.MkdirAll(f.Path, 0o755) // mode and time come last, in settleFolders
@@ -100,21 +99,20 @@ func (t *Tenant) layOutFile(f tenant.FileEntry) error {
 		if err := t.root.makeParents(f.Path); err != nil {
 			return err
 		}
-		return t.root.Symlink(f.Target, f.Path)
+		if err := t.root.Symlink(f.Target, f.Path); err != nil {
+			return err
+		}
+		return t.root.setModified(f.Path, f.Modified)
 	case tenant.Regular:
 	default:
 		return fmt.Errorf("unknown kind %q", f.Kind)
 	}
-	at, err := t.root.makeHole(f.Path, f.Size, f.Mode, f.Modified)
+	at, err := to.make(f.Path, f.Size, f.Mode, f.Modified)
 	if err != nil || f.Content == "" {
 		return err
 	}
-	t.local.Contents[at] = f.Content
-	mark, err := os.Create(t.missingMark(at))
-	if err != nil {
-		return err
-	}
-	return mark.Close()
+	t.inodes.known[at] = content{id: f.Content, missing: true} // written with the others
+	return nil
 }
 
 // settleFolders sets modes and times of folders, after what is in them.
@@ -135,7 +133,7 @@ func (t *Tenant) settleFolders(index *tenant.FileIndex) error {
 }
 
 // findTouched notes the files that differ from the index by size or time, after
-// a run that could not say which it had written. Tenant.mu is held.
+// a run that was killed. Tenant.mu is held.
 func (t *Tenant) findTouched(index *tenant.FileIndex) error {
 	stored := make(map[string]tenant.FileEntry)
 	for _, f := range index.Entries {
@@ -148,66 +146,14 @@ func (t *Tenant) findTouched(index *tenant.FileIndex) error {
 			return nil
 		}
 		at := info.Sys().(*syscall.Stat_t).Ino
-		f, ok := stored[t.local.Contents[at]]
-		if !ok || f.Size != info.Size() || !f.Modified.Equal(info.ModTime()) {
-			if !t.isMissing(at) {
-				t.files.touched[at] = struct{}{}
-			}
+		c := t.inodes.known[at]
+		f, ok := stored[c.id]
+		if c.missing || c.touched || ok && f.Size == info.Size() && f.Modified.Equal(info.ModTime()) {
+			return nil
 		}
-		return nil
+		c.touched = true
+		return t.inodes.set(at, c)
 	})
-}
-
-func (t *Tenant) isMissing(inode uint64) bool {
-	_, err := os.Lstat(t.missingMark(inode))
-	return err == nil
-}
-
-// fill fetches the content of a file that is a hole. The mark goes last, so
-// that a kill in between only makes it be fetched again.
-func (t *Tenant) fill(ctx context.Context, f *File) error {
-	if !t.isMissing(f.inode) {
-		return nil
-	}
-	f.filling.Lock()
-	defer f.filling.Unlock()
-	if !t.isMissing(f.inode) {
-		return nil
-	}
-	t.mu.Lock()
-	content := t.local.Contents[f.inode]
-	t.mu.Unlock()
-	info, err := f.os.Stat()
-	if err != nil {
-		return err
-	}
-	if content != "" {
-		w := &offsetWriter{f: f.os}
-		if err := t.contents.Fetch(ctx, content, w); err != nil {
-			return errors.E("fetch file", t.name(f.path), errors.Other, err)
-		}
-	}
-	if err := setModifiedFile(f.os, info.ModTime()); err != nil {
-		return err
-	}
-	return os.Remove(t.missingMark(f.inode))
-}
-
-func setModifiedFile(f *os.File, at time.Time) error {
-	ts := []unix.Timespec{unix.NsecToTimespec(at.UnixNano()), unix.NsecToTimespec(at.UnixNano())}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), ts, 0)
-}
-
-// offsetWriter writes to a file from its beginning, whatever its position.
-type offsetWriter struct {
-	f  *os.File
-	at int64
-}
-
-func (w *offsetWriter) Write(b []byte) (int, error) {
-	n, err := w.f.WriteAt(b, w.at)
-	w.at += int64(n)
-	return n, err
 }
 
 // beginsDatabase reports whether a local file has SQLite's magic.

@@ -16,7 +16,10 @@ import (
 
 // shipAll ships whatever a tenant has.
 func (t *Tenant) shipAll(ctx context.Context) error {
-	if err := t.shipTree(ctx); err != nil {
+	if err := t.saveRecord(ctx, nil); err != nil {
+		return err
+	}
+	if err := t.shipFiles(ctx, true); err != nil {
 		return err
 	}
 	for _, e := range t.entries() {
@@ -47,6 +50,9 @@ func (t *Tenant) release(ctx context.Context) error {
 	if lost != nil {
 		return t.bury()
 	}
+	t.mu.Lock()
+	t.files.all = true // should a change not have been noted
+	t.mu.Unlock()
 	if err := t.shipAll(ctx); err != nil {
 		return err
 	}
@@ -72,6 +78,7 @@ func (t *Tenant) release(ctx context.Context) error {
 	defer t.mu.Unlock()
 	t.held = nil
 	defer t.root.Close()
+	defer t.inodes.close()
 	t.unhold()
 	if err := t.root.sync(); err != nil {
 		return err
@@ -89,8 +96,11 @@ func (t *Tenant) release(ctx context.Context) error {
 // machine take the tenant. So it is tried until it is known, or ctx ends.
 func (t *Tenant) letGo(ctx context.Context) error {
 	const pause = 200 * time.Millisecond
+	t.mu.Lock()
+	base := t.files.index.Base()
+	t.mu.Unlock()
 	for again := false; ; again = true {
-		err := t.saveRecord(ctx, func(r *tenant.Record) { r.Owner, r.Released = nil, t.v.opts.Now() })
+		err := t.saveRecord(ctx, func(r *tenant.Record) { r.Owner, r.Released, r.Files = nil, t.v.opts.Now(), base })
 		if again && errors.Is(errors.Fenced, err) {
 			return nil // somebody has it now, and there is nothing that the bucket has not
 		}

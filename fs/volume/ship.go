@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -115,15 +116,58 @@ func (t *Tenant) tick(ships *sync.WaitGroup) {
 			t.shipped(s, err)
 		}()
 	}
-	if t.changed || t.files.dirty {
+	if t.changed || t.files.due(now) {
 		start(&t.treeShip, t.shipTree)
+	}
+	if len(t.files.large) > 0 {
+		start(&t.largeShip, t.shipLarge)
 	}
 	for _, e := range t.databases {
 		if e.db != nil {
 			start(&e.ship, func(ctx context.Context) error { return e.tick(ctx, now) })
 		}
 	}
+	for _, e := range t.orphans {
+		if e.db != nil && !e.parted {
+			start(&e.ship, e.part)
+		}
+	}
 	t.dropOrphans()
+}
+
+// part ships what was committed to a database until it was removed, for undelete.
+// One of which nothing was shipped before is not worth it: programs make and
+// remove databases all the time.
+func (e *entry) part(ctx context.Context) error {
+	t := e.tenant
+	t.mu.Lock()
+	db, parted := e.db, e.parted
+	t.mu.Unlock()
+	if db == nil || parted {
+		return nil
+	}
+	if s := db.Stat(); s.TXID > 0 {
+		if err := db.Flush(ctx); err != nil {
+			return err
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e.parted = true
+	return nil
+}
+
+// partAll ships what was committed to all databases that were removed.
+func (t *Tenant) partAll(ctx context.Context) error {
+	t.mu.Lock()
+	orphans := slices.Clone(t.orphans)
+	t.mu.Unlock()
+	for _, e := range orphans {
+		if err := e.part(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // shipped notes how a shipment ended. Tenant.mu is held.
@@ -226,11 +270,11 @@ func (t *Tenant) hasOpen(e *entry) bool {
 	return false
 }
 
-// dropOrphans closes removed databases once nobody has them open. Their last
-// commits are not shipped: they were removed. Tenant.mu is held.
+// dropOrphans closes removed databases once nobody has them open. What is
+// committed after the removal is not shipped. Tenant.mu is held.
 func (t *Tenant) dropOrphans() {
 	t.orphans = slices.DeleteFunc(t.orphans, func(e *entry) bool {
-		if t.hasOpen(e) || e.ship.busy {
+		if t.hasOpen(e) || e.ship.busy || e.db != nil && !e.parted && t.lost == nil {
 			return false
 		}
 		if e.db != nil {
@@ -246,7 +290,7 @@ func (t *Tenant) shipTree(ctx context.Context) error {
 	if err := t.saveRecord(ctx, nil); err != nil {
 		return err
 	}
-	return t.shipFiles(ctx)
+	return t.shipFiles(ctx, false)
 }
 
 // announce makes the record name what is about to be shipped.
@@ -271,11 +315,16 @@ func (t *Tenant) saveRecord(ctx context.Context, change func(*tenant.Record)) er
 		databases[path] = &d
 		folders[e.folder] = true
 	}
+	removed := maps.Clone(t.removedAt)
 	t.mu.Unlock()
 	err := t.v.registry.Update(ctx, held, func(r *tenant.Record) {
 		for path, d := range r.Databases {
 			if !folders[d.Folder] {
-				r.Removed = append(r.Removed, tenant.Removed{Path: path, At: t.v.opts.Now(), Database: *d})
+				at, known := removed[d.Folder]
+				if !known {
+					at = t.v.opts.Now()
+				}
+				r.Removed = append(r.Removed, tenant.Removed{Path: path, At: at, Database: *d})
 			}
 		}
 		r.Databases = databases
@@ -283,12 +332,14 @@ func (t *Tenant) saveRecord(ctx context.Context, change func(*tenant.Record)) er
 			change(r)
 		}
 	})
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if err != nil {
-		t.mu.Lock()
 		t.changed = true
-		t.mu.Unlock()
+		return err
 	}
-	return err
+	maps.DeleteFunc(t.removedAt, func(folder string, _ time.Time) bool { return !removed[folder].IsZero() })
+	return nil
 }
 
 // entries returns the tenant's databases.

@@ -78,10 +78,16 @@ func (v *Volume) Stat(id string) Stat {
 func (t *Tenant) stat() TenantStat {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	written := 0
+	for _, c := range t.inodes.known {
+		if c.touched {
+			written++
+		}
+	}
 	s := TenantStat{
 		ID: t.id, State: "unopened", Bucket: t.counters.Snapshot(),
 		Files:        len(t.files.index.Entries),
-		PendingFiles: len(t.files.touched), Pending: t.changed || t.files.dirty || t.treeShip.busy,
+		PendingFiles: written, Pending: t.changed || t.files.pending() || t.treeShip.busy || t.largeShip.busy,
 	}
 	if t.held != nil {
 		s.State, s.Epoch, s.Opening = "open", t.epoch, t.opening

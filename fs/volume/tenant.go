@@ -2,7 +2,6 @@ package volume
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -49,7 +48,10 @@ type Tenant struct {
 	shown     map[string]uint64 // path → such a number, of what was shown of a view
 	changed   bool              // the record does not say yet what databases says
 	files     plainFiles
+	inodes    *inodes              // what is known of local contents
+	removedAt map[string]time.Time // folder of a database that was removed → when; until the record says so
 	treeShip  shipState
+	largeShip shipState
 	orphans   []*entry // removed databases that somebody may still have open
 
 	users     int           // operations under way
@@ -59,6 +61,7 @@ type Tenant struct {
 	gone      bool          // this Tenant does not stand for its ID any more
 
 	recording sync.Mutex // one write of the record at a time
+	saving    sync.Mutex // one write of the file index at a time
 }
 
 // entry is a database of a tenant, whether open or not.
@@ -81,6 +84,7 @@ type entry struct {
 	keep    bool // the local file is of this database
 	clean   bool // with keep: exactly as at the transaction at
 	gone    bool // removed from the tenant
+	parted  bool // with gone: what was committed until then is in the bucket
 	idle    time.Time
 	ship    shipState
 }
@@ -92,10 +96,12 @@ func newTenant(v *Volume, id string) *Tenant {
 		open:      make(map[uint64]*File),
 		serials:   make(map[uint64]uint64),
 		shown:     make(map[string]uint64),
+		removedAt: make(map[string]time.Time),
 		used:      v.opts.Now(),
 	}
 	t.contents = tenant.NewFiles(v.bucketFor(&t.counters), id)
 	t.files.init()
+	t.inodes = newInodes(t.dir)
 	return t
 }
 
@@ -103,7 +109,6 @@ func newTenant(v *Volume, id string) *Tenant {
 func (t *Tenant) ID() string { return t.id }
 
 func (t *Tenant) databaseDir(f string) string { return filepath.Join(t.dir, "db", f) }
-func (t *Tenant) missingMark(i uint64) string { return filepath.Join(t.dir, "missing", fmt.Sprint(i)) }
 func (t *Tenant) name(path string) string     { return t.id + "/" + path }
 
 // own makes this machine the tenant's owner, if it is not yet, and lays out its

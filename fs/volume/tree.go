@@ -77,8 +77,13 @@ func (t tree) readDir(path string) ([]os.DirEntry, error) {
 // walk calls fn with every path below the tree but the tree itself. What goes
 // away meanwhile is passed over.
 func (t tree) walk(fn func(path string, info os.FileInfo) error) error {
-	return fs.WalkDir(t.FS(), ".", func(p string, d fs.DirEntry, err error) error {
-		if os.IsNotExist(err) || err == nil && p == "." {
+	return t.walkBelow(".", fn)
+}
+
+// walkBelow is walk for what is below a folder.
+func (t tree) walkBelow(dir string, fn func(path string, info os.FileInfo) error) error {
+	return fs.WalkDir(t.FS(), dir, func(p string, d fs.DirEntry, err error) error {
+		if os.IsNotExist(err) || err == nil && p == dir {
 			return nil
 		}
 		if err != nil {
@@ -95,6 +100,16 @@ func (t tree) walk(fn func(path string, info os.FileInfo) error) error {
 	})
 }
 
+// plainAbove reports whether everything above a path is a folder, and no symlink.
+func (t tree) plainAbove(p string) bool {
+	for d := path.Dir(p); d != "."; d = path.Dir(d) {
+		if st, err := t.stat(d); err == nil && st.Mode&syscall.S_IFMT != syscall.S_IFDIR {
+			return false
+		}
+	}
+	return true
+}
+
 // makeParents makes the folders above a path.
 func (t tree) makeParents(p string) error {
 	if dir := path.Dir(p); dir != "." {
@@ -103,18 +118,58 @@ func (t tree) makeParents(p string) error {
 	return nil
 }
 
-// makeHole makes a file of a size without content.
-func (t tree) makeHole(p string, size int64, mode uint32, modified time.Time) (inode uint64, err error) {
-	if err := t.makeParents(p); err != nil {
+// holes makes files without content, many of one folder after each other.
+type holes struct {
+	tree
+	dir    string
+	folder *os.Root // open at dir; nil for none
+	self   *os.File // the same
+}
+
+// in opens the folder at a path.
+func (h *holes) in(dir string) error {
+	if h.folder != nil && h.dir == dir {
+		return nil
+	}
+	h.close()
+	if err := h.MkdirAll(dir, 0o755); dir != "." && err != nil {
+		return err
+	}
+	folder, err := h.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	self, err := folder.Open(".")
+	if err != nil {
+		folder.Close()
+		return err
+	}
+	h.dir, h.folder, h.self = dir, folder, self
+	return nil
+}
+
+func (h *holes) close() {
+	if h.folder != nil {
+		h.folder.Close()
+		h.self.Close()
+		h.folder = nil
+	}
+}
+
+// make makes a file of a size.
+func (h *holes) make(p string, size int64, mode uint32, modified time.Time) (inode uint64, err error) {
+	if err := h.in(path.Dir(p)); err != nil {
 		return 0, err
 	}
-	f, err := t.OpenFile(p, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := h.folder.OpenFile(path.Base(p), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	if err := f.Truncate(size); err != nil {
-		return 0, err
+	if size > 0 {
+		if err := f.Truncate(size); err != nil {
+			return 0, err
+		}
 	}
 	if err := f.Chmod(os.FileMode(mode).Perm()); err != nil {
 		return 0, err
@@ -123,12 +178,50 @@ func (t tree) makeHole(p string, size int64, mode uint32, modified time.Time) (i
 	if err := syscall.Fstat(int(f.Fd()), &st); err != nil {
 		return 0, fmt.Errorf("stat %s: %w", p, err)
 	}
-	return st.Ino, t.setModified(p, modified)
+	if modified.IsZero() {
+		return st.Ino, nil
+	}
+	return st.Ino, setTimesIn(h.self, path.Base(p), modified, modified)
+}
+
+// settle gives a file that is st the mode and the time that it should have.
+func (t tree) settle(path string, st syscall.Stat_t, mode uint32, modified time.Time) error {
+	if st.Mode&0o777 != mode&0o777 {
+		if err := t.Chmod(path, os.FileMode(mode).Perm()); err != nil {
+			return err
+		}
+	}
+	if modified.IsZero() || modified.UnixNano() == st.Mtim.Nano() {
+		return nil
+	}
+	return t.setModified(path, modified)
 }
 
 func (t tree) setModified(path string, at time.Time) error {
 	if at.IsZero() {
 		return nil
 	}
-	return t.Chtimes(in(path), at, at)
+	return t.setTimes(path, at, at)
+}
+
+// setTimes sets the times of a path, of a symlink itself; a zero time leaves that
+// one as it is.
+func (t tree) setTimes(p string, accessed, modified time.Time) error {
+	dir, err := t.Open(path.Dir(in(p)))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return setTimesIn(dir, path.Base(in(p)), accessed, modified)
+}
+
+func setTimesIn(dir *os.File, name string, accessed, modified time.Time) error {
+	spec := func(at time.Time) unix.Timespec {
+		if at.IsZero() {
+			return unix.Timespec{Nsec: unix.UTIME_OMIT}
+		}
+		return unix.NsecToTimespec(at.UnixNano())
+	}
+	ts := []unix.Timespec{spec(accessed), spec(modified)}
+	return unix.UtimesNanoAt(int(dir.Fd()), name, ts, unix.AT_SYMLINK_NOFOLLOW)
 }

@@ -84,7 +84,7 @@ func (t *Tenant) viewed(ctx context.Context, all bool) (*view, error) {
 		t.view = v
 	}
 	if all && v.files == nil {
-		files, err := t.contents.Load(ctx)
+		files, err := t.contents.LoadWith(ctx, v.record.Files)
 		if err != nil {
 			return nil, err
 		}

@@ -36,6 +36,7 @@ import (
 	"atc/fs/errors"
 	"atc/fs/history"
 	"atc/fs/tenant"
+	"atc/fs/volume/localonly"
 )
 
 // Options configure a volume. They are not changed after Open.
@@ -72,6 +73,9 @@ type Options struct {
 	// for any number. Files of tenants in use are not counted out: see
 	// budget.go.
 	CacheLimit int64
+	// LocalOnly are patterns of files that stay on this machine; see package
+	// localonly.
+	LocalOnly []string
 	// FaultTimeout bounds how long a read waits for the bucket; 30 s by default.
 	FaultTimeout time.Duration
 	// Now is the clock; time.Now by default.
@@ -111,6 +115,7 @@ type Volume struct {
 	lease    *tenant.Lease
 
 	compaction *database.Compaction
+	localOnly  *localonly.Set
 	counters   bucket.Counters
 
 	nextSerial  atomic.Uint64 // see Attr.Serial
@@ -160,6 +165,9 @@ func Open(ctx context.Context, opts Options) (_ *Volume, err error) {
 		if v.machine, err = machineID(opts.Cache); err != nil {
 			return nil, err
 		}
+	}
+	if v.localOnly, err = localonly.Parse(opts.LocalOnly); err != nil {
+		return nil, errors.E("read patterns of local files", "", errors.Invalid, err)
 	}
 	if v.boot, err = bootID(); err != nil {
 		return nil, err
