@@ -83,6 +83,7 @@ and exits with its status. Without one it mounts until it is interrupted.`,
 	f.DurationVar(&o.Volume.Heartbeat, "heartbeat", tenant.DefaultHeartbeat, "how often this machine says that it is alive, while it owns tenants")
 	f.DurationVar(&o.Volume.Lease, "lease", tenant.DefaultLease, "after how long without a heartbeat others take its tenants")
 	f.StringVar(&o.Volume.Machine, "machine", os.Getenv("FLY_MACHINE_ID"), "this machine's ID (default from FLY_MACHINE_ID, else one kept in the cache folder)")
+	f.StringArrayVar(&o.Volume.LocalOnly, "local-only", nil, "pattern of files that never reach the bucket, as in .gitignore; may be repeated")
 	f.StringVar(&passthrough, "passthrough", "auto", "auto, or off to serve every file through the daemon")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&format, "log-format", "text", "text or json")

@@ -93,6 +93,7 @@ func serve(parent context.Context, c *config.Config, h hooks) (err error) {
 			Cache: c.Cache, Logger: logger, Machine: c.Machine, Region: c.Region,
 			ShipInterval: c.ShipInterval, HydrateAfter: c.HydrateAfter, Commit: c.Durability == "commit",
 			Heartbeat: c.Heartbeat, Lease: c.Lease, ReleaseAfter: c.ReleaseAfter, CacheLimit: int64(c.CacheLimit), Policy: &kept,
+			LocalOnly: c.App.LocalOnly,
 		},
 	})
 	if err != nil {

@@ -333,7 +333,7 @@ func (t *Tenant) takeUp(index *tenant.FileIndex) error {
 		at := info.Sys().(*syscall.Stat_t).Ino
 		folder, known := byInode[at]
 		if !known {
-			if t.beginsDatabase(path) {
+			if !t.localOnly(path) && t.beginsDatabase(path) {
 				e := t.newEntry(path, at)
 				e.keep = true
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,10 +18,9 @@ import (
 
 // File is a file that somebody has open, whatever the number of handles.
 type File struct {
-	t       *Tenant
-	inode   uint64
-	os      *os.File
-	filling sync.Mutex // one fetch of a plain file's content at a time
+	t     *Tenant
+	inode uint64
+	os    *os.File
 
 	// Protected by Tenant.mu.
 	path     string
@@ -187,6 +185,7 @@ func (f *File) prepare(ctx context.Context, flags int) error {
 		}
 		t.mu.Unlock()
 	} else if flags&syscall.O_TRUNC == 0 {
+		f.staysLocal(t.beginsDatabase(f.path))
 		if err := t.fill(ctx, f); err != nil {
 			return err
 		}
@@ -242,7 +241,7 @@ func (h *Handle) WriteAt(ctx context.Context, b []byte, off int64) (int, error) 
 	f := h.f
 	db, role := f.database()
 	if db == nil && off == 0 {
-		if _, ok := journal.ParseHeader(b); ok && !f.staysLocal() {
+		if _, ok := journal.ParseHeader(b); ok && !f.staysLocal(true) {
 			var err error
 			if db, role, err = f.becomeDatabase(ctx); err != nil {
 				return 0, err

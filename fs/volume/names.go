@@ -377,6 +377,9 @@ func (t *Tenant) Rename(ctx context.Context, from, to string, flags uint32) erro
 			err = t.forget(to, over, t.v.opts.Now())
 		}
 		t.moved(from, to)
+		if adoptErr := t.adoptLocal(from, to); err == nil {
+			err = adoptErr
+		}
 		t.noteChange(from, true)
 		t.noteChange(to, true)
 		return err

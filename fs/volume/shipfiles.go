@@ -105,7 +105,7 @@ func (t *Tenant) examine(b *batch, aside bool) error {
 	var err error
 	add := func(p string, info os.FileInfo) error {
 		covered[p] = true
-		if t.belongsToDatabase(p) || t.localOnly(p) {
+		if t.belongsToDatabase(p) {
 			return nil
 		}
 		f, err := t.describe(p, info)
@@ -113,6 +113,9 @@ func (t *Tenant) examine(b *batch, aside bool) error {
 			return err
 		}
 		c := t.inodes.known[f.inode]
+		if t.localOnly(p) && !c.missing { // what was not fetched is nowhere else
+			return nil
+		}
 		if aside && f.entry.Size >= largeFile && t.mustStore(f.entry, c) {
 			t.files.large[p] = note{}
 			delete(covered, p)

@@ -41,6 +41,8 @@ type DatabaseStat struct {
 	// Arrived says that the database was opened with its tenant, whose Opening
 	// belongs to it: its index was loaded while the tenant was taken.
 	Arrived bool
+	// LocalOnly says that nothing of it is shipped, since a pattern says so.
+	LocalOnly bool
 	database.Stat
 }
 
@@ -107,6 +109,7 @@ func (t *Tenant) stat() TenantStat {
 		}
 		s.Databases = append(s.Databases, d)
 	}
+	s.Databases = append(s.Databases, t.localStats()...)
 	slices.SortFunc(s.Databases, func(a, b DatabaseStat) int { return strings.Compare(a.Path, b.Path) })
 	return s
 }

@@ -33,26 +33,27 @@ type Tenant struct {
 	viewing sync.Mutex // protects view
 	view    *view      // what is shown while the tenant is not ours
 
-	mu        sync.Mutex   // protects everything below
-	held      *tenant.Held // its fields are those of whoever holds recording
-	epoch     uint64       // of our ownership
-	unhold    func()       // lets go of the machine's lease
-	opening   Opening      // what it took to get the tenant
-	lost      error        // why the tenant is ours no more
-	suspended bool         // the lease had lapsed, and the record was not asked since
-	lapses    int          // of the lease, while the tenant was ours
-	local     localState
-	databases map[string]*entry // by path
-	open      map[uint64]*File  // files with handles, by inode
-	serials   map[uint64]uint64 // inode → number that the kernel knows the file by
-	shown     map[string]uint64 // path → such a number, of what was shown of a view
-	changed   bool              // the record does not say yet what databases says
-	files     plainFiles
-	inodes    *inodes              // what is known of local contents
-	removedAt map[string]time.Time // folder of a database that was removed → when; until the record says so
-	treeShip  shipState
-	largeShip shipState
-	orphans   []*entry // removed databases that somebody may still have open
+	mu             sync.Mutex   // protects everything below
+	held           *tenant.Held // its fields are those of whoever holds recording
+	epoch          uint64       // of our ownership
+	unhold         func()       // lets go of the machine's lease
+	opening        Opening      // what it took to get the tenant
+	lost           error        // why the tenant is ours no more
+	suspended      bool         // the lease had lapsed, and the record was not asked since
+	lapses         int          // of the lease, while the tenant was ours
+	local          localState
+	databases      map[string]*entry // by path
+	open           map[uint64]*File  // files with handles, by inode
+	serials        map[uint64]uint64 // inode → number that the kernel knows the file by
+	shown          map[string]uint64 // path → such a number, of what was shown of a view
+	changed        bool              // the record does not say yet what databases says
+	files          plainFiles
+	inodes         *inodes              // what is known of local contents
+	localDatabases map[string]bool      // paths of databases that are not shipped, as far as they were seen
+	removedAt      map[string]time.Time // folder of a database that was removed → when; until the record says so
+	treeShip       shipState
+	largeShip      shipState
+	orphans        []*entry // removed databases that somebody may still have open
 
 	users     int           // operations under way
 	used      time.Time     // when the last one ended
@@ -97,7 +98,9 @@ func newTenant(v *Volume, id string) *Tenant {
 		serials:   make(map[uint64]uint64),
 		shown:     make(map[string]uint64),
 		removedAt: make(map[string]time.Time),
-		used:      v.opts.Now(),
+
+		localDatabases: make(map[string]bool),
+		used:           v.opts.Now(),
 	}
 	t.contents = tenant.NewFiles(v.bucketFor(&t.counters), id)
 	t.files.init()

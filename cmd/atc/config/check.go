@@ -13,6 +13,7 @@ import (
 
 	"atc/fs/history"
 	"atc/fs/tenant"
+	"atc/fs/volume/localonly"
 	"atc/policy"
 )
 
@@ -111,6 +112,11 @@ func (r *reader) application(app *App) {
 	r.durationOrNever("app.idle_timeout", app.IdleTimeout, time.Millisecond)
 	r.duration("app.stop_grace", app.StopGrace, 0)
 	r.number("app.max_waiting", app.MaxWaiting, 1, 1_000_000)
+	for i, pattern := range app.LocalOnly {
+		if _, err := localonly.Parse([]string{pattern}); err != nil {
+			r.problem("app.local_only["+strconv.Itoa(i)+"]", "%v", err)
+		}
+	}
 	for _, bind := range app.Binds {
 		if within(app.Mount, bind.Target) {
 			r.problem("app.binds", "%s cannot be shown at %s: app.mount, %s, is the tenant's own", bind.Source, bind.Target, app.Mount)

@@ -88,6 +88,7 @@ type App struct {
 	StopGrace    time.Duration     `toml:"stop_grace"`    // from SIGTERM to SIGKILL
 	MaxWaiting   int               `toml:"max_waiting"`   // requests that wait for one tenant's start; more are refused
 	Binds        []Bind            `toml:"binds"`         // folders and files of the host to show, read-only
+	LocalOnly    []string          `toml:"local_only"`    // patterns of files that stay on this machine
 }
 
 // Proxy is about HTTP.

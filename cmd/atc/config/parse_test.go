@@ -32,6 +32,7 @@ func TestValues(t *testing.T) {
 		{`app.port = 0x50`, func(c *Config) { c.App.Port = 80 }},
 		{`app.health = "/up?deep=1"`, func(c *Config) { c.App.Health = "/up?deep=1" }},
 		{`app.env = { A = "b", N = 7, Y = true }`, func(c *Config) { c.App.Env = map[string]string{"A": "b", "N": "7", "Y": "true"} }},
+		{`app.local_only = ["tmp/**", "*.log"]`, func(c *Config) { c.App.LocalOnly = []string{"tmp/**", "*.log"} }},
 		{`app.binds = ["/app", "/a:/b"]`, func(c *Config) { c.App.Binds = []Bind{{"/app", "/app"}, {"/a", "/b"}} }},
 		{`proxy.max_header = "1MiB"`, func(c *Config) { c.Proxy.MaxHeader = 1 << 20 }},
 		{`proxy.trusted_proxies = ["10.1.2.3/8", "fd00::/8"]`, func(c *Config) {
@@ -136,6 +137,9 @@ func TestErrors(t *testing.T) {
 		{`app.health = "//host/up"`, `app.health: "//host/up" is not a path`},
 		{`app.binds = ["app"]`, `1:5: app.binds[0]: "app" is not a bind: "app" is not an absolute path`},
 		{`app.binds = ["/app", "/x:/x:rw"]`, `app.binds[1]: "/x:/x:rw" is not a bind: write "/source" or "/source:/target"; binds are always read-only`},
+		{`app.local_only = ["*.log", "tmp/"]`, `1:5: app.local_only[1]: "tmp/": it ends in "/": write it without`},
+		{`app.local_only = ["**"]`, `app.local_only[0]: "**": it matches everything, so that nothing would be kept`},
+		{`app.local_only = "*.log"`, `app.local_only: a text where a list`},
 		{`app.binds = ["/x:/data/x"]`, `app.binds: /x cannot be shown at /data/x: app.mount, /data, is the tenant's own`},
 		{`proxy.trusted_proxies = ["10.0.0.1"]`, `1:7: proxy.trusted_proxies[0]: "10.0.0.1" is not a network: write its address and the length of its prefix`},
 		{`proxy.trusted_proxies = [10]`, `proxy.trusted_proxies[0]: 10 is not a network`},
