@@ -52,7 +52,7 @@ soak: modules tools ## hammer every journal mode for a minute each, tell stories
 	ATC_COST=full go test -count 1 -v -timeout 30m -run 'Test.*Cost|TestFirstShip|TestManyBusy' ./fs/mount
 
 tools: ## install what tests and lint need, without running them
-	@.ci/packages gcc libc6-dev libsqlite3-dev sqlite3
+	@.ci/packages gcc libc6-dev libsqlite3-dev rsync sqlite3
 	@.ci/tools $(TOOLS)
 
 # A machine without certificates cannot fetch modules; one that has the modules

@@ -98,7 +98,7 @@ func (t *Tenant) createIfAsked(path string, flags int, mode uint32) (bool, error
 // openShared returns the file at path with one handle more, and whether the
 // kernel has its serial from elsewhere.
 func (t *Tenant) openShared(path string, created bool, serial uint64) (_ *File, stale bool, err error) {
-	local, err := t.root.OpenFile(path, os.O_RDWR, 0)
+	local, err := t.root.openFile(path)
 	if err != nil {
 		return nil, false, err
 	}
@@ -185,7 +185,9 @@ func (f *File) prepare(ctx context.Context, flags int) error {
 		}
 		t.mu.Unlock()
 	} else if flags&syscall.O_TRUNC == 0 {
-		f.staysLocal(t.beginsDatabase(f.path))
+		if t.v.localOnly != nil {
+			f.staysLocal(t.beginsDatabase(f.path))
+		}
 		if err := t.fill(ctx, f); err != nil {
 			return err
 		}

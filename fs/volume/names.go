@@ -366,10 +366,7 @@ func (t *Tenant) Rename(ctx context.Context, from, to string, flags uint32) erro
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		over, there := t.root.inode(to)
-		if there && flags&unix.RENAME_NOREPLACE != 0 {
-			return syscall.EEXIST
-		}
-		if err := t.root.Rename(from, to); err != nil {
+		if err := t.root.rename(from, to, flags); err != nil {
 			return err
 		}
 		var err error

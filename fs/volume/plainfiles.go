@@ -158,7 +158,7 @@ func (t *Tenant) findTouched(index *tenant.FileIndex) error {
 
 // beginsDatabase reports whether a local file has SQLite's magic.
 func (t *Tenant) beginsDatabase(p string) bool {
-	f, err := t.root.Open(p)
+	f, err := t.root.openQuietly(p)
 	if err != nil {
 		return false
 	}

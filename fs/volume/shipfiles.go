@@ -261,7 +261,7 @@ func (t *Tenant) storeContent(ctx context.Context, f *found) error {
 		}
 		return nil
 	}
-	file, err := t.root.Open(f.entry.Path)
+	file, err := t.root.openQuietly(f.entry.Path)
 	if os.IsNotExist(err) {
 		f.late = true
 		return nil

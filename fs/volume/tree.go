@@ -51,6 +51,46 @@ func (t tree) inode(path string) (uint64, bool) {
 	return st.Ino, err == nil
 }
 
+// openFile opens a file that is no symlink: the kernel follows those itself. It
+// fails with ESTALE for one that has just become one, so that the kernel looks
+// again.
+func (t tree) openFile(p string) (*os.File, error) {
+	dir, err := t.Open(path.Dir(p))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), path.Base(p), unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == unix.ELOOP {
+		err = unix.ESTALE
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: p, Err: err}
+	}
+	return os.NewFile(uintptr(fd), p), nil
+}
+
+// openQuietly opens a file for reading without changing its access time, which
+// the application may look at.
+func (t tree) openQuietly(path string) (*os.File, error) {
+	return t.OpenFile(path, os.O_RDONLY|unix.O_NOATIME, 0)
+}
+
+// rename is renameat2(2) below the tree: os.Root refuses to replace a folder.
+func (t tree) rename(from, to string, flags uint32) error {
+	source, err := t.Open(path.Dir(from))
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	target, err := t.Open(path.Dir(to))
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	return unix.Renameat2(int(source.Fd()), path.Base(from), int(target.Fd()), path.Base(to), uint(flags))
+}
+
 // sync makes everything in the tree survive a loss of power.
 func (t tree) sync() error {
 	d, err := t.Open(".")
