@@ -223,3 +223,31 @@ func TestFilesAfterAKill(t *testing.T) {
 	})
 	d.kill()
 }
+
+// TestUnreadableInodes has a killed run leave a log of inodes that nobody can read,
+// so that holes could be taken for contents: its files are kept aside, and the
+// bucket's are right.
+func TestUnreadableInodes(t *testing.T) {
+	dir, store := t.TempDir(), t.TempDir()
+	b := openBucket(t, store)
+	d := startDaemon(t, dir, store, daemonEnv+"_SHIP=20ms")
+	if err := os.Mkdir(d.path("acme"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(d.path("acme", "a"), []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is shipped", func() bool { return len(indexTree(t, b, "acme")) == 1 })
+	want := indexTree(t, b, "acme")
+	d.kill()
+	if err := os.WriteFile(filepath.Join(dir, "cache", "tenants", "acme", "inodes"), []byte("nonsense\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := boot(t, dir, b, volume.Options{ShipInterval: tick}, true)
+	sameTree(t, "after it", fileTree(t, filepath.Join(m.FS.Dir, "acme")), want)
+	if lost := m.Volume.Lost(); len(lost) != 1 || lost[0].Folder == "" {
+		t.Errorf("it reports %+v", lost)
+	}
+	_ = m.halt(20 * time.Second) // which names what is kept aside
+	sameTree(t, "in the bucket", indexTree(t, b, "acme"), want)
+}

@@ -63,7 +63,7 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 		return errors.E("open tenant", t.id, errors.Other, err)
 	}
 	was, inodesErr := readInodes(t.dir)
-	if inodesErr != nil {
+	if inodesErr != nil { // which matters only if the tree is to be taken up
 		was = newInodes(t.dir)
 	}
 	if local.Ready && !local.Clean {
@@ -153,7 +153,7 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 		Ready:     worth == ahead, // else not before the tree is laid out
 		Databases: make(map[string]localDatabase),
 	}
-	t.inodes.close()
+	t.inodes.end()
 	t.inodes = newInodes(t.dir)
 	if worth == ahead {
 		t.local.Databases, t.inodes = local.Databases, was

@@ -29,6 +29,7 @@ type inodes struct {
 	log    *os.File // appended to; nil until something is
 	lines  int      // in it
 	broken bool     // its end may be half a line
+	ended  bool     // nothing is noted any more: the folder may be another run's
 }
 
 const inodesName = "inodes"
@@ -43,13 +44,11 @@ const (
 
 func newInodes(dir string) *inodes { return &inodes{dir: dir, known: make(map[uint64]content)} }
 
-// readInodes reads what an earlier run noted. It fails for what no run writes.
+// readInodes reads what an earlier run noted. It fails for what no run writes, and
+// where there is nothing: a tree that was laid out has a log.
 func readInodes(dir string) (*inodes, error) {
 	x := newInodes(dir)
 	b, err := os.ReadFile(filepath.Join(dir, inodesName))
-	if os.IsNotExist(err) {
-		return x, nil
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +118,9 @@ func (x *inodes) forget(inode uint64) error {
 
 func (x *inodes) append(line string) error {
 	const slack = 1024 // lines that count no more
+	if x.ended {
+		return nil
+	}
 	if x.broken || x.log == nil || x.lines > 4*len(x.known)+slack {
 		return x.write()
 	}
@@ -148,6 +150,12 @@ func (x *inodes) write() error {
 	}
 	x.log, x.lines, x.broken = log, len(x.known), false
 	return nil
+}
+
+// end closes the log for good.
+func (x *inodes) end() {
+	x.close()
+	x.ended = true
 }
 
 func (x *inodes) close() {

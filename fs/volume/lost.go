@@ -165,7 +165,7 @@ func (t *Tenant) bury() error {
 	t.held, t.gone = nil, true
 	t.unhold()
 	t.root.Close()
-	t.inodes.close()
+	t.inodes.end()
 	t.mu.Unlock()
 	defer t.v.drop(t)
 	for _, e := range left { // nobody else has them: nothing of the tenant is open

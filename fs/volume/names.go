@@ -451,7 +451,9 @@ func (t *Tenant) remove(ctx context.Context) error {
 		return err
 	}
 	t.root.Close()
-	t.inodes.close()
+	t.mu.Lock()
+	t.inodes.end() // a file without a name may still be written
+	t.mu.Unlock()
 	return os.RemoveAll(t.dir)
 }
 

@@ -78,7 +78,7 @@ func (t *Tenant) release(ctx context.Context) error {
 	defer t.mu.Unlock()
 	t.held = nil
 	defer t.root.Close()
-	defer t.inodes.close()
+	defer t.inodes.end()
 	t.unhold()
 	if err := t.root.sync(); err != nil {
 		return err
