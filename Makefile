@@ -67,7 +67,7 @@ bench: modules tools ## measure against the underlying filesystem and print the 
 soak: modules tools ## hammer every journal mode for a minute each, tell stories of failure for ten, measure costs in full
 	ATC_SOAK=1m go test -count 1 -v -timeout 30m -run TestHammer ./fs/mount
 	ATC_SOAK=10m go test -race -count 1 -v -timeout 30m -run TestStorm ./fs/mount
-	ATC_COST=full go test -count 1 -v -timeout 30m -run 'Test.*Cost|TestFirstShip|TestManyBusy' ./fs/mount
+	ATC_COST=full go test -count 1 -v -timeout 30m -run 'Test.*Cost|TestFirstShip|TestManyBusy|TestOverTheLockPage' ./fs/mount
 
 tools: ## install what tests and lint need, without running them
 	@.ci/packages gcc g++ libc6-dev libsqlite3-dev python3 sqlite3
