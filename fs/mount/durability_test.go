@@ -144,27 +144,29 @@ func TestRequestGivesUpBehindARelease(t *testing.T) {
 	o := sure(volume.Options{ShipInterval: tick, CloseAfter: tick, ReleaseAfter: tick, FaultTimeout: 300 * time.Millisecond})
 	m := boot(t, dir, b, o, true)
 	home := m.MakeTenant(t, "acme")
-	mounttest.SQL(t, filepath.Join(home, "main.sqlite3"), "create table t(a);")
+	s := connect(t, filepath.Join(home, "main.sqlite3"))
+	s.exec("create table t(a);")
+	m.WaitShipped(t, "acme")
+	// The next write of the record is that of the release.
 	hangs := b.Inject(faulty.Fault{Op: faulty.Put, Key: "tenants/acme/tenant.json", Block: true})
+	s.leave()
+	<-hangs.Reached()
 	answered := make(chan error, 1)
-	eventually(t, "a request is refused", func() bool {
-		go func() {
-			answered <- m.Volume.Do(context.WithoutCancel(t.Context()), "acme", func(tenant *volume.Tenant) error {
-				_, err := tenant.ReadDir(context.WithoutCancel(t.Context()), "")
-				return err
-			})
-		}()
-		select {
-		case err := <-answered:
-			if err != nil && (!errors.Is(errors.Unavailable, err) || !strings.Contains(err.Error(), "it is being released, and the bucket did not confirm that within 300ms")) {
-				t.Fatalf("it is refused with %v", err)
-			}
-			return err != nil
-		case <-time.After(20 * time.Second):
-			t.Fatal("it waits without a limit")
+	go func() {
+		ctx := context.WithoutCancel(t.Context())
+		answered <- m.Volume.Do(ctx, "acme", func(tenant *volume.Tenant) error {
+			_, err := tenant.ReadDir(ctx, "")
+			return err
+		})
+	}()
+	select {
+	case err := <-answered:
+		if !errors.Is(errors.Unavailable, err) || !strings.Contains(err.Error(), "it is being released, and the bucket did not confirm that within 300ms") {
+			t.Errorf("it is refused with %v", err)
 		}
-		return false
-	})
+	case <-time.After(20 * time.Second):
+		t.Fatal("it waits without a limit")
+	}
 	hangs.Remove()
 	eventually(t, "it is served again", func() bool {
 		_, err := mounttest.TrySQL(filepath.Join(home, "main.sqlite3"), "insert into t values(1);")
