@@ -38,6 +38,11 @@ func TestLocalOnly(t *testing.T) {
 
 	o.LocalOnly = []string{"tmp/**", "*.log", "*.cache", "*.part"}
 	m = boot(t, dir, b, o, true)
+	// A release of what nobody has opened: what the bucket has is laid out anew.
+	if err := os.Mkdir(filepath.Join(acme, "later"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	released(t, b, "acme")
 	write("tmp/a/b", "temporary")
 	write("var/app.log", "logged")
 	write("upload.part", "whole")
@@ -57,7 +62,7 @@ func TestLocalOnly(t *testing.T) {
 	if i < 0 || !stat.Databases[i].LocalOnly || len(stat.Databases[i].Degraded) != 1 {
 		t.Errorf("it is told of %+v", stat.Databases)
 	}
-	shipped := []string{"before.log", "kept", "tmp", "upload", "var"} // before.log was not fetched, so it is nowhere else
+	shipped := []string{"before.log", "kept", "later", "tmp", "upload", "var"} // before.log was not fetched, so it is nowhere else
 	if got := keys(indexTree(t, b, "acme")); !slices.Equal(got, shipped) {
 		t.Errorf("the index has %q, want %q", got, shipped)
 	}
@@ -87,7 +92,7 @@ func TestLocalOnly(t *testing.T) {
 	// Another machine gets the rest.
 	two := boot(t, t.TempDir(), b, o, true)
 	there := filepath.Join(two.FS.Dir, "acme")
-	if got := keys(fileTree(t, there)); !slices.Equal(got, []string{"kept", "old.cache", "tmp", "upload", "var"}) {
+	if got := keys(fileTree(t, there)); !slices.Equal(got, []string{"kept", "later", "old.cache", "tmp", "upload", "var"}) {
 		t.Errorf("another machine has %q", got)
 	}
 	for path, want := range map[string]string{"old.cache": "kept\nmore", "moved.db": "moved"} {

@@ -52,8 +52,9 @@ func sidecars(path string) (paths []string) {
 	return paths
 }
 
-// sweep removes from the tree what neither is kept nor a folder of the index, nor
-// stays on this machine where that is kept.
+// sweep removes from the tree what neither is kept nor a folder of the index. With
+// keepLocal what stays on this machine is left, unless the bucket has something at
+// its path, which is laid out there.
 // Tenant.mu is held.
 func (t *Tenant) sweep(keep map[string]bool, index *tenant.FileIndex, keepLocal bool) error {
 	folders := make(map[string]bool)
@@ -65,15 +66,20 @@ func (t *Tenant) sweep(keep map[string]bool, index *tenant.FileIndex, keepLocal 
 	for p := range keep {
 		note(p)
 	}
+	laidOut := make(map[string]bool)
+	for p := range t.databases {
+		keepWithSidecars(laidOut, p)
+	}
 	for _, f := range index.Entries {
 		note(f.Path)
+		laidOut[f.Path] = f.Kind != tenant.Directory
 		if f.Kind == tenant.Directory {
 			folders[f.Path] = true
 		}
 	}
 	var stale []string
 	err := t.root.walk(func(p string, info os.FileInfo) error {
-		if !keep[p] && !(info.IsDir() && folders[p]) && !(keepLocal && t.localOnly(p)) {
+		if !keep[p] && !(info.IsDir() && folders[p]) && !(keepLocal && t.localOnly(p) && !laidOut[p]) {
 			stale = append(stale, p)
 		}
 		return nil
