@@ -18,7 +18,7 @@ import (
 func TestRestoreAfterAKill(t *testing.T) {
 	w := newWorld(t, openBucket(t))
 	dead := tenanttest.Registry(t, w.b, "m-dead", "s-dead", time.Now)
-	taken, _, err := dead.Acquire(t.Context(), "acme", nil)
+	taken, _, err := dead.Acquire(t.Context(), "acme", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

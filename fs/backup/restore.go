@@ -39,7 +39,7 @@ func (s *Service) Restore(ctx context.Context, id string, at Point, progress Pro
 	if _, err := s.versions(ctx, &present.Record, at); err != nil {
 		return Report{}, err
 	}
-	held, before, err := s.registry.Acquire(ctx, id, nil)
+	held, before, err := s.registry.Acquire(ctx, id, nil, nil)
 	if errors.Is(errors.Busy, err) {
 		return Report{}, errors.E("restore", id, errors.Busy,
 			fmt.Errorf("stop it there first, or restore beside it with --as NEW: %w", err))

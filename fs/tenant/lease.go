@@ -47,7 +47,6 @@ const (
 type LeaseOptions struct {
 	Machine string // at most 128 bytes, usable in a key
 	Session string // unique to this run
-	Disk    string // names the folder of what it has not shipped, for later runs on it; may be empty
 	Address string // where other machines reach this one; told to them, may be empty
 	Region  string // may be empty
 
@@ -148,9 +147,6 @@ func NewLease(b bucket.Bucket, o LeaseOptions) *Lease {
 
 // Machine and Session name whose lease it is.
 func (l *Lease) Machine() string { return l.o.Machine }
-
-// Disk names the folder of what the run has not shipped.
-func (l *Lease) Disk() string { return l.o.Disk }
 
 // Session names the run.
 func (l *Lease) Session() string { return l.o.Session }

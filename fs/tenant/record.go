@@ -18,7 +18,7 @@
 //	lease := tenant.NewLease(b, tenant.LeaseOptions{Machine: "m1", Session: rand.Text()})
 //	registry := tenant.NewRegistry(b, lease, tenant.NewWatcher(b, 0, nil), time.Now)
 //	release, err := lease.Hold(ctx)
-//	held, before, err := registry.Acquire(ctx, "acme", nil)
+//	held, before, err := registry.Acquire(ctx, "acme", nil, nil)
 //
 // # Limitations
 //
@@ -53,11 +53,6 @@ type Owner struct {
 	Machine string    `json:"machine"`
 	Session string    `json:"session"`
 	Since   time.Time `json:"since"`
-	// Disk is where that run keeps what it has not shipped, and From the epoch
-	// since when nobody but runs on it has owned the tenant: what an earlier one
-	// left there in such an epoch is newer than the bucket.
-	Disk string `json:"disk,omitempty"`
-	From uint64 `json:"from,omitempty"`
 }
 
 // Database says where a database's history is and, when its tenant was

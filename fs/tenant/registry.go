@@ -47,15 +47,6 @@ func (r *Registry) ours(o *Owner) bool {
 	return o != nil && o.Machine == r.lease.Machine() && o.Session == r.lease.Session()
 }
 
-// owner is this session as the owner of h's tenant from an epoch on.
-func (r *Registry) owner(h *Held, epoch uint64) *Owner {
-	o := &Owner{Machine: r.lease.Machine(), Session: r.lease.Session(), Since: r.now(), Disk: r.lease.Disk(), From: epoch}
-	if h.Owner != nil && o.Disk != "" && h.Owner.Disk == o.Disk {
-		o.From = h.Owner.From
-	}
-	return o
-}
-
 // check returns nil while the lease is valid.
 func (r *Registry) check() error {
 	if r.lease == nil {
@@ -144,10 +135,12 @@ func (r *Registry) Create(ctx context.Context, id string) error {
 // returns the record as it is then, and the one before, from which the caller
 // learns how it was left; before the first of them, if earlier calls have failed
 // without an answer. Loaded, if not nil, is the record as just read, which
-// saves reading it; it stays as it is. Acquire fails with Busy while another
-// session that is alive owns the tenant. After an Unavailable the outcome is
+// saves reading it; it stays as it is. About, which may be nil, is called with the
+// record that is about to be replaced, before each attempt to do so: whatever has
+// to be known should the answer be lost is noted then. Acquire fails with Busy while
+// another session that is alive owns the tenant. After an Unavailable the outcome is
 // unknown: acquire again, or the tenant may stay ours without being served.
-func (r *Registry) Acquire(ctx context.Context, id string, loaded *Held) (held *Held, before Record, err error) {
+func (r *Registry) Acquire(ctx context.Context, id string, loaded *Held, about func(Record) error) (held *Held, before Record, err error) {
 	const tries = 8
 	h := loaded
 	for range tries {
@@ -163,7 +156,12 @@ func (r *Registry) Acquire(ctx context.Context, id string, loaded *Held) (held *
 		if err := r.free(ctx, h); err != nil {
 			return nil, Record{}, errors.E("acquire tenant", id, errors.Other, err)
 		}
-		// Judging may have taken long.
+		if about != nil {
+			if err := about(h.Record); err != nil {
+				return nil, Record{}, errors.E("acquire tenant", id, errors.Other, err)
+			}
+		}
+		// All that may have taken long.
 		if err := r.check(); err != nil {
 			return nil, Record{}, errors.E("acquire tenant", id, errors.Other, err)
 		}
@@ -175,7 +173,7 @@ func (r *Registry) Acquire(ctx context.Context, id string, loaded *Held) (held *
 		next := h.clone()
 		next.Epoch++
 		r.attempt(id, attempt{next.Epoch, before})
-		next.Owner = r.owner(h, next.Epoch)
+		next.Owner = &Owner{Machine: r.lease.Machine(), Session: r.lease.Session(), Since: r.now()}
 		next.Released = time.Time{}
 		taken := &Held{Record: h.Record, etag: h.etag, term: term}
 		err = r.put(ctx, taken, next)
@@ -247,9 +245,7 @@ func (r *Registry) Mine(ctx context.Context, h *Held) error {
 	}
 	term := r.lease.Term()
 	err := r.Update(ctx, h, func(next *Record) {
-		owner := *next.Owner
-		owner.Since = r.now() // other bytes, another version
-		next.Owner = &owner
+		next.Owner = &Owner{Machine: r.lease.Machine(), Session: r.lease.Session(), Since: r.now()} // other bytes, another version
 	})
 	switch {
 	case errors.Is(errors.NotExist, err):

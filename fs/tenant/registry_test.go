@@ -45,7 +45,7 @@ func TestOneOwner(t *testing.T) {
 	if err := one.Create(ctx, "acme"); !errors.Is(errors.Exist, err) {
 		t.Errorf("created twice: %v", err)
 	}
-	if _, _, err := one.Acquire(ctx, "acme", nil); !errors.Is(errors.Invalid, err) {
+	if _, _, err := one.Acquire(ctx, "acme", nil, nil); !errors.Is(errors.Invalid, err) {
 		t.Errorf("acquired without a lease: %v", err)
 	}
 	var wg sync.WaitGroup
@@ -53,7 +53,7 @@ func TestOneOwner(t *testing.T) {
 	for i := range 16 {
 		r, _ := newRegistry(t, b, fmt.Sprintf("m%d", i), "s")
 		wg.Go(func() {
-			_, before, err := r.Acquire(ctx, "acme", nil)
+			_, before, err := r.Acquire(ctx, "acme", nil, nil)
 			switch {
 			case err == nil && before.Owner == nil:
 				won.Add(1)
@@ -77,14 +77,14 @@ func TestTakeOver(t *testing.T) {
 		if err := one.Create(ctx, "acme"); err != nil {
 			t.Fatal(err)
 		}
-		held, _, err := one.Acquire(ctx, "acme", nil)
+		held, _, err := one.Acquire(ctx, "acme", nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		paused := b.Inject(faulty.Fault{Op: faulty.Put, Key: "machines/m1.json", Block: true})
 		begun := time.Now()
 		for {
-			taken, before, err := two.Acquire(ctx, "acme", nil)
+			taken, before, err := two.Acquire(ctx, "acme", nil, nil)
 			if err == nil {
 				if taken.Epoch != held.Epoch+1 || before.Owner.Machine != "m1" || taken.Owner.Session != "s2" {
 					t.Errorf("taken as %+v, before %+v", taken.Record, before)
@@ -115,7 +115,7 @@ func TestTakeOver(t *testing.T) {
 			t.Errorf("it asks whether the tenant is its own: %v", err)
 		}
 		// It may have it again once the other lets go.
-		if _, _, err := one.Acquire(ctx, "acme", nil); !errors.Is(errors.Busy, err) {
+		if _, _, err := one.Acquire(ctx, "acme", nil, nil); !errors.Is(errors.Busy, err) {
 			t.Errorf("it takes it back: %v", err)
 		}
 	})
@@ -131,7 +131,7 @@ func TestResume(t *testing.T) {
 		if err := one.Create(ctx, "acme"); err != nil {
 			t.Fatal(err)
 		}
-		held, _, err := one.Acquire(ctx, "acme", nil)
+		held, _, err := one.Acquire(ctx, "acme", nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,12 +139,12 @@ func TestResume(t *testing.T) {
 			t.Fatal(err)
 		}
 		paused := b.Inject(faulty.Fault{Op: faulty.Put, Key: "machines/m1.json", Block: true})
-		two.Acquire(ctx, "acme", nil) // begins to watch
+		two.Acquire(ctx, "acme", nil, nil) // begins to watch
 		time.Sleep(tenant.DefaultLease + time.Second)
 		late := b.Inject(faulty.Fault{Op: faulty.Put, Key: "tenants/acme/tenant.json", Times: 1, Block: true})
 		got := make(chan error)
 		go func() {
-			_, _, err := two.Acquire(ctx, "acme", nil)
+			_, _, err := two.Acquire(ctx, "acme", nil, nil)
 			got <- err
 		}()
 		<-late.Reached()
@@ -175,13 +175,13 @@ func TestRestart(t *testing.T) {
 		if err := one.Create(ctx, "acme"); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := one.Acquire(ctx, "acme", nil); err != nil {
+		if _, _, err := one.Acquire(ctx, "acme", nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		first.Close(ctx, false)
 		time.Sleep(time.Second)
 		two, _ := newRegistry(t, b, "m1", "s2")
-		if _, before, err := two.Acquire(ctx, "acme", nil); err != nil || before.Owner.Session != "s1" {
+		if _, before, err := two.Acquire(ctx, "acme", nil, nil); err != nil || before.Owner.Session != "s1" {
 			t.Errorf("%v, before %+v", err, before)
 		}
 	})
@@ -201,14 +201,14 @@ func TestAcquireLoaded(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := asked.Snapshot()
-	held, _, err := r.Acquire(ctx, "acme", loaded)
+	held, _, err := r.Acquire(ctx, "acme", loaded, nil)
 	if n := asked.Snapshot().Sub(before); err != nil || n.Get != 0 || n.Put != 1 {
 		t.Errorf("%v, %+v", err, n)
 	}
 	if loaded.Owner != nil {
 		t.Error("it changed what was loaded")
 	}
-	again, was, err := r.Acquire(ctx, "acme", loaded) // stale by now, and ours
+	again, was, err := r.Acquire(ctx, "acme", loaded, nil) // stale by now, and ours
 	if err != nil || again.Epoch != held.Epoch+1 || was.Epoch != held.Epoch || was.Owner.Session != "s1" {
 		t.Errorf("with a stale record: %v, before %+v", err, was)
 	}
@@ -221,7 +221,7 @@ func TestRecordTooLarge(t *testing.T) {
 	if err := r.Create(ctx, "acme"); err != nil {
 		t.Fatal(err)
 	}
-	held, _, err := r.Acquire(ctx, "acme", nil)
+	held, _, err := r.Acquire(ctx, "acme", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +251,7 @@ func TestLostAnswer(t *testing.T) {
 	if err := r.Create(ctx, "acme"); err != nil {
 		t.Fatal(err)
 	}
-	held, _, err := r.Acquire(ctx, "acme", nil)
+	held, _, err := r.Acquire(ctx, "acme", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,10 +41,12 @@ func (v *Volume) judge(local localState, before tenant.Record) trust {
 		return cold // killed between the record's release and the note of it: all was shipped
 	case local.Boot != v.boot:
 		return strange // what was never synced is gone, and nobody can say what was
-	case before.Owner == nil || before.Owner.Disk != v.disk:
+	case before.Owner == nil || before.Owner.Machine != v.machine:
 		return strange
-	case before.Owner.From <= local.Epoch && local.Epoch <= before.Epoch:
-		return ahead // epochs behind ours are of runs that ended before they served anything
+	case before.Epoch == local.Epoch:
+		return ahead
+	case before.Epoch == local.Epoch+1 && before.Owner.Session == local.Session:
+		return ahead // it took the tenant again and did not come to serve it: see intend
 	}
 	return strange
 }
@@ -60,7 +62,11 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 	if err != nil {
 		return errors.E("open tenant", t.id, errors.Other, err)
 	}
-	a, err := t.arrive(ctx, path)
+	worth := cold
+	a, err := t.arrive(ctx, path, func(replaced tenant.Record) (err error) {
+		worth, err = t.intend(&local, replaced)
+		return err
+	})
 	if err != nil {
 		if errors.Is(errors.Busy, err) && local.Ready && !local.Clean {
 			// Whoever has it took it from us, or from who had it after us.
@@ -74,7 +80,9 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 		}
 	}()
 	held, before, index := a.held, a.before, a.files
-	worth := t.v.judge(local, before)
+	if worth != ahead {
+		worth = t.v.judge(local, before)
+	}
 	if before.Owner != nil && worth != ahead {
 		t.v.opts.Logger.Warn("taking over a tenant that its owner did not release",
 			"tenant", t.id, "owner", before.Owner.Machine, "since", before.Owner.Since, "epoch", before.Epoch)
@@ -117,7 +125,7 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 	t.databases = make(map[string]*entry) // without those of an attempt that failed
 	t.files.init()
 	t.held, t.local = held, localState{
-		Epoch: held.Epoch, Boot: t.v.boot,
+		Epoch: held.Epoch, Session: t.v.session, Boot: t.v.boot,
 		Ready:     worth == ahead, // else not before the tree is laid out
 		Databases: make(map[string]localDatabase), Contents: make(map[uint64]string),
 	}
@@ -151,6 +159,22 @@ func (t *Tenant) acquire(ctx context.Context, path string, unhold func()) (err e
 	}
 	t.files.index, t.files.dirty = index, unclean
 	return nil
+}
+
+// intend notes, where the local files are newer than the bucket, that this run is
+// about to replace the record that has been read. Should nothing more be heard of
+// it, however often, the next attempt finds either that record or one that this
+// run wrote over it, and knows the files for its own.
+func (t *Tenant) intend(local *localState, replaced tenant.Record) (trust, error) {
+	worth := t.v.judge(*local, replaced)
+	if worth != ahead {
+		return worth, nil
+	}
+	local.Epoch, local.Session = replaced.Epoch, t.v.session
+	if err := local.write(t.dir); err != nil {
+		return worth, errors.E("open tenant", t.id, errors.Other, err)
+	}
+	return worth, nil
 }
 
 // survey finds out where the databases of a tenant stand whose owner did not

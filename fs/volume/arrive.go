@@ -32,8 +32,9 @@ type Opening struct {
 	Took    time.Duration // all, from the wish to have it; the record may have been there by then
 }
 
-// arrive takes the tenant. Path is what somebody wants to open.
-func (t *Tenant) arrive(ctx context.Context, path string) (arrival, error) {
+// arrive takes the tenant. Path is what somebody wants to open; about is as in
+// [tenant.Registry.Acquire].
+func (t *Tenant) arrive(ctx context.Context, path string, about func(tenant.Record) error) (arrival, error) {
 	began := time.Now()
 	loaded, took, err := t.loaded(ctx)
 	if err != nil {
@@ -43,7 +44,7 @@ func (t *Tenant) arrive(ctx context.Context, path string) (arrival, error) {
 	index := begin(func() (*wanted, error) { return t.expected(ctx, &loaded.Record, path) })
 	var a arrival
 	taking := time.Now()
-	a.held, a.before, err = t.v.registry.Acquire(ctx, t.id, loaded)
+	a.held, a.before, err = t.v.registry.Acquire(ctx, t.id, loaded, about)
 	a.opening.Acquire = time.Since(taking)
 	a.files, _ = files()
 	a.wanted, _ = index() // what fails is loaded again by who needs it

@@ -14,10 +14,11 @@ import (
 
 // localState is the file local.json in a tenant's folder of the cache.
 type localState struct {
-	Epoch uint64 `json:"epoch"` // of the ownership that the files belong to
-	Boot  string `json:"boot"`  // boot ID of that run
-	Ready bool   `json:"ready"` // the tree was laid out whole
-	Clean bool   `json:"clean"` // everything was shipped and synced, and the tenant released
+	Epoch   uint64 `json:"epoch"`   // of the ownership that the files belong to
+	Session string `json:"session"` // the run that wrote this, which may be about to take the tenant in the next one
+	Boot    string `json:"boot"`    // boot ID of that run
+	Ready   bool   `json:"ready"`   // the tree was laid out whole
+	Clean   bool   `json:"clean"`   // everything was shipped and synced, and the tenant released
 
 	Databases map[string]localDatabase `json:"databases,omitempty"` // by folder
 	Contents  map[uint64]string        `json:"contents,omitempty"`  // inode → ID of a plain file's content

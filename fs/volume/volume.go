@@ -108,7 +108,6 @@ type Volume struct {
 	opts     Options
 	machine  string
 	session  string
-	disk     string // names the cache folder in records
 	boot     string
 	lock     *os.File
 	registry *tenant.Registry
@@ -162,12 +161,9 @@ func Open(ctx context.Context, opts Options) (_ *Volume, err error) {
 		resting: make(map[string]resting), chased: make(map[string]bool),
 	}
 	if v.machine == "" {
-		if v.machine, err = keptID(opts.Cache, "machine", "m"); err != nil {
+		if v.machine, err = machineID(opts.Cache); err != nil {
 			return nil, err
 		}
-	}
-	if v.disk, err = keptID(opts.Cache, "disk", "d"); err != nil {
-		return nil, err
 	}
 	if v.boot, err = bootID(); err != nil {
 		return nil, err
@@ -179,7 +175,7 @@ func Open(ctx context.Context, opts Options) (_ *Volume, err error) {
 	v.ctx, v.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	plain := bucket.Count(opts.Bucket, &v.counters)
 	v.lease = tenant.NewLease(plain, tenant.LeaseOptions{
-		Machine: v.machine, Session: v.session, Disk: v.disk, Address: opts.Address, Region: opts.Region,
+		Machine: v.machine, Session: v.session, Address: opts.Address, Region: opts.Region,
 		Heartbeat: opts.Heartbeat, Lease: opts.Lease, Logger: opts.Logger,
 		Lapsed: v.lapsed, Renewed: v.renewed,
 	})
@@ -233,17 +229,16 @@ func lockFolder(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// keptID reads an ID from a file of the cache folder, or makes one that begins
-// with prefix.
-func keptID(dir, name, prefix string) (string, error) {
-	path := filepath.Join(dir, name)
+// machineID reads the machine's ID from the cache folder, or makes one.
+func machineID(dir string) (string, error) {
+	path := filepath.Join(dir, "machine")
 	b, err := os.ReadFile(path)
 	if id := strings.TrimSpace(string(b)); err == nil && id != "" {
 		return id, nil
 	}
-	id := prefix + strings.ToLower(rand.Text()[:15])
+	id := "m" + strings.ToLower(rand.Text()[:15])
 	if err := writeFile(path, []byte(id+"\n")); err != nil {
-		return "", fmt.Errorf("keep the ID of the %s: %w", name, err)
+		return "", fmt.Errorf("keep the machine's ID: %w", err)
 	}
 	return id, nil
 }
