@@ -244,3 +244,59 @@ func TestOnItsWayIsPending(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestIndexThatLies has an index that names pages which the log's frames do not
+// hold, or frames that the log has not, as a program can leave one that writes
+// files by itself: nothing is taken by it, the database is called degraded, and
+// compared when it is closed.
+func TestIndexThatLies(t *testing.T) {
+	for name, lie := range map[string]func(log, index []byte) []byte{
+		"pages":      func(_, index []byte) []byte { index[len(index)-4]++; return index },
+		"no pages":   func(_, index []byte) []byte { return index[:136] },
+		"more of it": func(log, _ []byte) []byte { return append(walIndex(log, 1000), make([]byte, 4000)...) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			base := filepath.Join(dir, "base.sqlite3")
+			sql(t, base, "pragma journal_mode=wal; create table t(a); insert into t values('base');")
+			path := filepath.Join(dir, "main.sqlite3")
+			copyDatabase(t, base, path)
+			db, history := opened(t, path)
+			if err := db.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			sql(t, base, "insert into t values('one'); insert into t values('two');")
+			copyDatabase(t, base, path)
+			log, err := os.ReadFile(path + "-wal")
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, _ := journal.ParseWALHeader(log)
+			frames := uint32((len(log) - journal.WALHeaderSize) / (journal.FrameHeaderSize + h.PageSize))
+			if err := os.WriteFile(path+"-shm", lie(log, walIndex(log, frames)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			db.opts.SharedIndex = true
+			db.Opened(journal.SHM)
+			if err := db.Tick(); err != nil {
+				t.Error(err)
+			}
+			if s := db.Stat(); len(s.Degraded) == 0 || s.PendingPages != 0 {
+				t.Errorf("%d pages are taken, degraded %v", s.PendingPages, s.Degraded)
+			}
+			if err := db.WALEnd(); err != nil {
+				t.Errorf("the log cannot be removed: %v", err)
+			}
+			db.Released(journal.SHM)
+			if err := os.Remove(path + "-shm"); err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := sql(t, restored(t, history), "pragma integrity_check; select group_concat(a) from t"); got != "ok\nbase,one,two" {
+				t.Errorf("the bucket holds %q", got)
+			}
+		})
+	}
+}

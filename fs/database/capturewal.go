@@ -6,7 +6,6 @@ import (
 	"maps"
 	"os"
 
-	"atc/fs/errors"
 	"atc/fs/journal"
 )
 
@@ -103,16 +102,9 @@ func (db *DB) takePublished(f *os.File, h journal.WALHeader, limit uint32) (t ta
 	if limit < first {
 		return t, nil // a generation of which nothing is published yet
 	}
-	info, err := f.Stat()
+	pages, err := db.indexedPages(first, limit)
 	if err != nil {
-		return t, fmt.Errorf("read log: %w", err)
-	}
-	sound := info.Size() >= h.FrameOffset(limit+1) // else the index is not of this log, or not any more
-	var pages []uint32
-	if sound {
-		if pages, err = db.indexedPages(first, limit); err != nil {
-			return t, err
-		}
+		return t, err
 	}
 	newest := make(map[uint32]uint32) // page → frame
 	for i, page := range pages {
@@ -121,12 +113,14 @@ func (db *DB) takePublished(f *os.File, h journal.WALHeader, limit uint32) (t ta
 	kept := db.spool.size
 	t.pages = make(map[uint32]int64, len(newest))
 	frame := make([]byte, journal.FrameHeaderSize+h.PageSize)
+	sound := true
 	for page, n := range newest {
-		if _, err := f.ReadAt(frame, h.FrameOffset(n)); err != nil && err != io.EOF {
+		read, err := f.ReadAt(frame, h.FrameOffset(n))
+		if err != nil && err != io.EOF {
 			return t, fmt.Errorf("read log: %w", err)
 		}
-		fr, ok := journal.ParseFrame(frame, h, n)
-		if sound = ok && fr.Page == page; !sound {
+		fr, ok := journal.ParseFrame(frame[:read], h, n)
+		if sound = ok && fr.Page == page && len(fr.Data) == h.PageSize; !sound {
 			break
 		}
 		if t.pages[page], err = db.spool.write(fr.Data); err != nil {
@@ -142,27 +136,33 @@ func (db *DB) takePublished(f *os.File, h journal.WALHeader, limit uint32) (t ta
 	if _, err := f.ReadAt(b[:], 0); err != nil && err != io.EOF {
 		return t, fmt.Errorf("read log: %w", err)
 	}
-	if now, ok := journal.ParseWALHeader(b[:]); !ok || now.Salt != h.Salt {
+	now, ok := journal.ParseWALHeader(b[:])
+	restarted := !ok || now.Salt != h.Salt // this moment; the next look sees it
+	if sound = sound && t.size > 0; restarted || !sound {
 		db.spool.size = kept
-		return takenFrames{}, nil // restarted this moment; the next look sees it
-	}
-	if !sound || t.size == 0 {
-		return t, errors.E("read log", db.opts.Name, errors.Corrupt, fmt.Errorf("its index does not say what its frames hold"))
+		if !restarted {
+			db.compare = "the log's index does not say what its frames hold"
+		}
+		return takenFrames{}, nil
 	}
 	return t, nil
 }
 
-// indexedPages reads from the log's index which pages its frames hold.
+// indexedPages reads from the log's index which pages its frames hold; none where
+// it does not say so.
 func (db *DB) indexedPages(first, last uint32) ([]uint32, error) {
 	f, err := db.openSidecar(journal.SHM)
 	if err != nil {
 		return nil, err
 	}
 	if f == nil {
-		return nil, fmt.Errorf("the log's index is gone")
+		return nil, nil
 	}
 	defer f.Close()
 	pages, err := journal.ReadWALIndexPages(f, first, last)
+	if err == io.EOF {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the log's index: %w", err)
 	}

@@ -3,7 +3,6 @@ package database
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -326,52 +325,6 @@ func (db *DB) sidecar(role journal.Sidecar) string {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
 	return db.path + role.Suffix()
-}
-
-// journalActive reports whether a rollback journal is in force, so that the
-// file is in the middle of a transaction.
-func (db *DB) journalActive() bool {
-	f, err := db.openSidecar(journal.Rollback)
-	if f == nil || err != nil {
-		return false
-	}
-	defer f.Close()
-	b := make([]byte, journal.RollbackHeaderSize)
-	_, err = f.ReadAt(b, 0)
-	return err == nil && journal.RollbackActive(b)
-}
-
-// journalEnded reports whether there is no rollback journal, or one whose
-// transaction has ended.
-func (db *DB) journalEnded() bool {
-	f, err := db.openSidecar(journal.Rollback)
-	if f == nil || err != nil {
-		return err == nil
-	}
-	defer f.Close()
-	b := make([]byte, journal.RollbackHeaderLength)
-	n, err := f.ReadAt(b, 0)
-	return (err == nil || err == io.EOF) && journal.RollbackEnded(b[:n])
-}
-
-// SuperJournal is the name of the super-journal that the rollback journal names;
-// empty if it names none, or is not in force.
-func (db *DB) SuperJournal() string {
-	f, err := db.openSidecar(journal.Rollback)
-	if f == nil || err != nil {
-		return ""
-	}
-	defer f.Close()
-	b := make([]byte, journal.RollbackHeaderSize)
-	if _, err := f.ReadAt(b, 0); err != nil || !journal.RollbackActive(b) {
-		return ""
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return ""
-	}
-	name, _ := journal.SuperJournal(f, info.Size())
-	return name
 }
 
 // Position is the last transaction that the bucket is known to hold, and the

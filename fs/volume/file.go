@@ -340,38 +340,40 @@ func (h *Handle) Sync(ctx context.Context, dataOnly bool) error {
 	if err := h.f.t.usable(); err != nil {
 		return err
 	}
+	db, role := h.f.database()
+	if db != nil && role == journal.WAL {
+		// Beside each other: what is captured was committed before, and what counts
+		// is that both are done before the application goes on.
+		captured := make(chan error, 1)
+		go func() { captured <- db.WALSync() }()
+		err := h.f.sync(dataOnly)
+		if captureErr := <-captured; err == nil {
+			err = captureErr
+		}
+		return err
+	}
+	err := h.f.sync(dataOnly)
+	switch {
+	case err != nil || db == nil:
+		return err
+	case role == journal.None:
+		return db.Sync()
+	case role == journal.Rollback && h.Direct():
+		return db.JournalSynced()
+	}
+	return nil
+}
+
+// sync syncs the local file.
+func (f *File) sync(dataOnly bool) error {
 	sync := unix.Fsync
 	if dataOnly {
 		sync = unix.Fdatasync
 	}
-	synced := func() error {
-		if err := sync(int(h.f.os.Fd())); err != nil {
-			return errors.E("sync", h.f.t.name(h.f.path), errors.Other, err)
-		}
-		return nil
+	if err := sync(int(f.os.Fd())); err != nil {
+		return errors.E("sync", f.t.name(f.path), errors.Other, err)
 	}
-	db, role := h.f.database()
-	if db == nil || role != journal.WAL {
-		err := synced()
-		switch {
-		case err != nil || db == nil:
-			return err
-		case role == journal.None:
-			return db.Sync()
-		case role == journal.Rollback && h.Direct():
-			return db.JournalSynced()
-		}
-		return nil
-	}
-	// Beside each other: what is captured was committed before, and what counts is
-	// that both are done before the application goes on.
-	captured := make(chan error, 1)
-	go func() { captured <- db.WALSync() }()
-	err := synced()
-	if captureErr := <-captured; err == nil {
-		err = captureErr
-	}
-	return err
+	return nil
 }
 
 // Truncate sets the file's size.
